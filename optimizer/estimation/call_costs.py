@@ -9,9 +9,11 @@ from optimizer.core.candidate import Candidate
 from optimizer.core.errors import unless_final
 from optimizer.core.journal import Event
 from optimizer.data.split import TRAIN
+from optimizer.estimation.observation import Observation
 from optimizer.estimation.simulation import EXAMPLES, SEARCH, Call
 from optimizer.models.task_model import ROLE as TASK
 from optimizer.rewards.judge_protocol import ROLE as JUDGE
+from optimizer.rewards.judge_replies import MAX_SCORE
 from optimizer.search.space import Outcome, Step
 from optimizer.stages.bank_choice import JudgedAnswer
 from optimizer.stages.example_stage import example_rows
@@ -48,8 +50,8 @@ class CallCost:
 Costs = Mapping[Call, CallCost]
 
 
-async def measure_call_costs(context: RunContext) -> Costs:
-    """Make calls of each kind that the run will make, and return their mean costs.
+async def measure_call_costs(context: RunContext) -> tuple[Costs, Observation]:
+    """Make calls of each kind that the run will make. Return their mean costs, and what they show about the scores.
 
     The calls answer and score a few training rows, rewrite the starting prompt after them, and judge and rewrite one
     answer for an example. Rows that cannot be used are left out, as in a run. The costs of the other stages are those
@@ -71,9 +73,10 @@ async def measure_call_costs(context: RunContext) -> Costs:
         rewrites = context.calls.ask(rewrite_request(path, context.config.search), read_prompts)
         await _measured(context, SEARCH, costs, unless_final(rewrites))
     costs |= {Call(EXAMPLES, role): costs[Call(SEARCH, role)] for role in (TASK, JUDGE, WRITER)}
+    is_full = None
     if context.config.examples.queries:
-        await _measured(context, EXAMPLES, costs, _improve_answer(context))
-    return costs
+        is_full = await _measured(context, EXAMPLES, costs, _improve_answer(context))
+    return costs, Observation(tuple(one.score for one in outcomes if one.readable), is_full)
 
 
 async def _measured(context: RunContext, stage: str, costs: dict[Call, CallCost], work: Awaitable[T]) -> T:
@@ -97,15 +100,22 @@ async def _score_rows(context: RunContext, candidate: Candidate) -> list[Outcome
     return outcomes
 
 
-async def _improve_answer(context: RunContext) -> None:
-    """Judge one answer for an example, and rewrite it. A reply that cannot be used costs as much as another."""
+async def _improve_answer(context: RunContext) -> bool | None:
+    """Judge one answer for an example, and rewrite it. A reply that cannot be used costs as much as another.
+
+    Returns:
+        Whether the answer has full scores, so that a run would not rewrite it. None if the judge's reply cannot be
+        used, or if the row has no reference, so that the answer only stands for one.
+    """
     table = context.config.examples
     row = example_rows(context.data, table)[1][0]
     text = row.reference or "An answer."
     rating = await unless_final(context.example_judge.rate(row.query, text))
-    if rating is not None:
-        request = rewrite_answer_request(JudgedAnswer(row, text, rating), table)
-        await unless_final(context.calls.ask(request, read_answers))
+    if rating is None:
+        return None
+    request = rewrite_answer_request(JudgedAnswer(row, text, rating), table)
+    await unless_final(context.calls.ask(request, read_answers))
+    return min(rating.scores.values()) >= MAX_SCORE if row.reference else None
 
 
 def _mean_cost(replies: Sequence[Event]) -> CallCost:

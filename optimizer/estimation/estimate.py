@@ -3,13 +3,14 @@
 import random
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 from optimizer.core.budget import Budget
 from optimizer.core.config_tables import PUBLISHED, RunConfig
 from optimizer.core.request_form import LETTER
 from optimizer.data.split import Split
 from optimizer.estimation.call_costs import CallCost, Costs, measure_call_costs
+from optimizer.estimation.observation import NOTHING_SEEN, Observation
 from optimizer.estimation.simulation import EXAMPLES, SEARCH, Call, by_role, simulate
 from optimizer.models.task_model import ROLE as TASK
 from optimizer.rewards.judge_protocol import ROLE as JUDGE
@@ -59,13 +60,22 @@ async def estimate(context: RunContext) -> Estimate:
         BudgetSpentError: The budget is spent.
         JournalError: The journal cannot be written.
     """
-    costs = await measure_call_costs(context)
+    costs, observation = await measure_call_costs(context)
     # The judge was asked during the measurement, so that the format of its replies is known.
     asks_for_letters = JUDGE in context.calls.roles and context.calls.form(JUDGE).reply_format == LETTER
-    return await estimate_from(context.config, context.data, costs, asks_for_letters=asks_for_letters)
+    return await estimate_from(
+        context.config, context.data, costs, asks_for_letters=asks_for_letters, observation=observation
+    )
 
 
-async def estimate_from(config: RunConfig, data: Split, costs: Costs, *, asks_for_letters: bool = False) -> Estimate:
+async def estimate_from(
+    config: RunConfig,
+    data: Split,
+    costs: Costs,
+    *,
+    asks_for_letters: bool = False,
+    observation: Observation = NOTHING_SEEN,
+) -> Estimate:
     """Estimate the cost of a run from the costs of its calls.
 
     Args:
@@ -73,9 +83,11 @@ async def estimate_from(config: RunConfig, data: Split, costs: Costs, *, asks_fo
         data: The rows of the run.
         costs: The cost of a call of each kind in the stages `examples` and `search`.
         asks_for_letters: Whether the judge scores each criterion in a call of its own.
+        observation: What the measured calls show about the scores.
     """
     config = _with_race_length(config, data, costs)
-    runs = [await simulate(config, data, seed, asks_for_letters=asks_for_letters) for seed in range(_SIMULATIONS)]
+    seen: dict[str, Any] = {"asks_for_letters": asks_for_letters, "observation": observation}
+    runs = [await simulate(config, data, seed, **seen) for seed in range(_SIMULATIONS)]
     roles = [role for role in (TASK, JUDGE, WRITER) if any(by_role(run)[role] for run in runs)]
     rng = random.Random(0)  # noqa: S311 - a simulation needs no secure random numbers
     tokens, money, seconds = list[float](), list[float](), list[float]()

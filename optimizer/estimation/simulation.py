@@ -1,8 +1,8 @@
 """Simulates a run to count its calls. A simulation runs the real search on random scores, and calls no model.
 
 The distribution of the scores is not known before a run. Each simulation therefore draws its properties at random: mean
-and standard deviation of a score, the share of the variance that the query causes, how much a rewrite changes the
-score, and the share of rewrites that are new prompts.
+and standard deviation of a score (near those of the few scores that the estimate has seen), the share of the variance
+that the query causes, how much a rewrite changes the score, and the share of rewrites that are new prompts.
 """
 
 import random
@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 from optimizer.core.config_tables import PUBLISHED, REFERENCE, RunConfig
 from optimizer.core.model_tables import JudgeTable
 from optimizer.data.split import Split
+from optimizer.estimation.observation import NOTHING_SEEN, Observation
 from optimizer.models.task_model import ROLE as TASK
 from optimizer.rewards.judge_protocol import ROLE as JUDGE
 from optimizer.rewards.registry import reward_kind
@@ -50,7 +51,14 @@ class Call(NamedTuple):
     role: str
 
 
-async def simulate(config: RunConfig, data: Split, seed: int, *, asks_for_letters: bool = False) -> Counter[Call]:
+async def simulate(
+    config: RunConfig,
+    data: Split,
+    seed: int,
+    *,
+    asks_for_letters: bool = False,
+    observation: Observation = NOTHING_SEEN,
+) -> Counter[Call]:
     """Simulate one run, and return the number of its calls of each kind that it makes.
 
     Args:
@@ -58,9 +66,10 @@ async def simulate(config: RunConfig, data: Split, seed: int, *, asks_for_letter
         data: The rows of the run.
         seed: The seed of the simulation.
         asks_for_letters: Whether the judge replies with one digit. It then scores each criterion in a call of its own.
+        observation: What the calls of the estimate showed.
     """
     rng = random.Random(seed)  # noqa: S311 - a simulation
-    space = SimulatedSpace(config, rng, asks_for_letters)
+    space = SimulatedSpace(config, rng, asks_for_letters, observation)
     _count_judge_trial(space, data)
     _simulate_examples(space, data)
     space.begin(SEARCH)
@@ -92,6 +101,7 @@ class SimulatedSpace:
         config: The settings of run.toml.
         rng: The source of random numbers.
         asks_for_letters: Whether the judge scores each criterion in a call of its own.
+        observation: What was seen of the scores before the run.
         stage: The stage that makes the calls now.
         calls: Number of calls of each kind.
         scored: Pairs of candidate and query whose calls are already counted.
@@ -104,6 +114,7 @@ class SimulatedSpace:
     config: RunConfig
     rng: random.Random
     asks_for_letters: bool = False
+    observation: Observation = NOTHING_SEEN
     stage: str = EXAMPLES
     calls: Counter[Call] = field(default_factory=Counter)
     scored: set[tuple[int, int]] = field(default_factory=set)
@@ -113,11 +124,14 @@ class SimulatedSpace:
     difficulty: dict[int, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._deviation = self.rng.uniform(0.1, 0.3)
+        seen, self._deviation = self.observation, self.rng.uniform(0.1, 0.3)
         self._query_share = self.rng.uniform(0.3, 0.8)
         self._step = self.rng.uniform(0.0, 0.15)
         is_published = self.config.search.algorithm == PUBLISHED
         self._mean = self.rng.uniform(*(_PUBLISHED_MEANS if is_published else _MEANS))
+        if seen.scores:
+            self._deviation = seen.deviation(self.rng)
+            self._mean = seen.mean(self.rng, self._deviation)
         self._new_share = self.rng.uniform(0.5, 1.0)
         self._allocation = Allocation(proposer_names(self.config), str(self.rng.random()))
         self._made: dict[int, tuple[str, int]] = {}
@@ -244,8 +258,11 @@ def _count_judge_trial(space: SimulatedSpace, data: Split) -> None:
 def _simulate_examples(space: SimulatedSpace, data: Split) -> None:
     table = space.config.examples
     space.begin(EXAMPLES)
+    seen = space.observation
+    share = seen.share_to_rewrite(space.rng) if seen.is_full is not None else None
     for number, row in enumerate(example_rows(data, table)[1][: table.queries]):
-        rounds = space.rng.randint(0, table.rounds)
+        usual = space.rng.randint(0, table.rounds)
+        rounds = usual if share is None else seen.rounds(space.rng, share, table.rounds)
         is_given = table.first == REFERENCE and row.reference is not None
         space.count(TASK, 0 if is_given else 1)
         space.count(WRITER, rounds * table.beam)
