@@ -75,7 +75,7 @@ class Retrieved:
         similarity: The similarity of the most similar example of the bank; None if it is unknown, because there is no
             such example, or because the query has no usable vector.
         is_below_floor: Whether the query is unlike every example (`RetrievalPolicy.similarity_floor`).
-        kind_apart: The kind of the set, such as `refusal`, if it is not `other` and the vote was clear. Otherwise
+        separate_tag: The separate tag of the set, such as `refusal`, if it has one and the vote was clear. Otherwise
             empty. A vote is not clear if all voting neighbours are below the minimum similarity of their sets.
     """
 
@@ -85,7 +85,7 @@ class Retrieved:
     set_name: str = ""
     similarity: float | None = None
     is_below_floor: bool = False
-    kind_apart: str = ""
+    separate_tag: str = ""
 
     @property
     def hits(self) -> tuple[Hit, ...]:

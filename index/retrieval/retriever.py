@@ -54,7 +54,7 @@ class Retriever:
         return len(self._vectors) <= _MAX_QUICK_BANK
 
     @cached_property
-    def has_kinds_apart(self) -> bool:
+    def has_separate_tags(self) -> bool:
         """Whether a query can vote for a set of another kind than `other`, such as `refusal`."""
         return self._policy.policy != "nearest" and any(one.kind != OTHER for one in self._sets)
 
@@ -99,7 +99,7 @@ class Retriever:
         near = [one for one in neighbours if one[1] >= self._policy.minimum_similarity]
         nearest = tuple([self._hit(*one) for one in near[: self._candidates()]])
         number, kind = self._choose_set(near[: self._policy.voters])
-        return self._with_set(Retrieved(nearest=nearest, similarity=best, kind_apart=kind), number, vector)
+        return self._with_set(Retrieved(nearest=nearest, similarity=best, separate_tag=kind), number, vector)
 
     def shown_by_set(self) -> tuple[Retrieved, ...]:
         """Return what `choose` returns for each set that it can choose, with the similarity 0 and no nearest examples.

@@ -1,12 +1,12 @@
-"""Decides which user turn of a conversation chooses the examples: the first turn, or a recent turn of a separate kind.
+"""Decides which user turn of a conversation chooses the examples: the first turn, or a recent turn of a separate tag.
 
-A separate kind is a kind of example sets other than `other`, such as `refusal`. Usually, the examples of the first turn
-stay for the later turns. The prompt of each request then begins with the prompt of the request before it, which the
-prefix cache of the model server holds. But if a turn needs the refusals, it needs them at once. A turn that clearly
-votes for a separate kind therefore chooses the examples for itself and for the two turns after it, which are often
-about the same subject ("Explain it step by step."). After these turns, the first turn decides again, because with
-refusals a model also refuses harmless turns. The choice depends only on the texts of the turns, so all processes make
-the same choice without any memory.
+A separate tag is a tag whose examples have sets of their own, such as `refusal`. Usually, the examples of the first
+turn stay for the later turns. The prompt of each request then begins with the prompt of the request before it, which
+the prefix cache of the model server holds. But if a turn needs the refusals, it needs them at once. A turn that clearly
+votes for a separate tag therefore chooses the examples for itself and for the two turns after it, which are often about
+the same subject ("Explain it step by step."). After these turns, the first turn decides again, because with refusals a
+model also refuses harmless turns. The choice depends only on the texts of the turns, so all processes make the same
+choice without any memory.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from index.retrieval.retriever import Retriever
 from index.types import Message, Retrieved, Vectors
 
 RECENT_TURNS: Final = 3
-"""The number of turns for which a turn of a separate kind decides: itself and the two turns after it."""
+"""The number of turns for which a turn of a separate tag decides: itself and the two turns after it."""
 
 
 def user_turns(messages: Sequence[Message]) -> tuple[str, ...]:
@@ -27,14 +27,14 @@ def user_turns(messages: Sequence[Message]) -> tuple[str, ...]:
 def turns_to_read(retriever: Retriever, turns: Sequence[str]) -> Sequence[str]:
     """Return the user turns that can choose the examples, in their order.
 
-    These are the first turn and the last three. If the bundle has no set of a separate kind, only the first turn can
+    These are the first turn and the last three. If the bundle has no set of a separate tag, only the first turn can
     choose the examples, so that the other turns need not be embedded.
 
     Args:
         retriever: Searches the bundle.
         turns: The texts of all user turns.
     """
-    if not retriever.has_kinds_apart:
+    if not retriever.has_separate_tags:
         return turns[:1]
     return turns if len(turns) <= 1 + RECENT_TURNS else (turns[0], *turns[-RECENT_TURNS:])
 
@@ -42,15 +42,15 @@ def turns_to_read(retriever: Retriever, turns: Sequence[str]) -> Sequence[str]:
 def deciding_turn(turns: Sequence[Retrieved]) -> int:
     """Return the position of the turn whose examples the conversation gets.
 
-    It is the last turn that votes for a separate kind. If there is no such turn, or if the first turn votes for the
+    It is the last turn that votes for a separate tag. If there is no such turn, or if the first turn votes for the
     same kind, it is the first turn.
 
     Args:
         turns: What the retriever returned for each turn of `turns_to_read`. A turn for which it failed is empty.
     """
     for position in range(len(turns) - 1, 0, -1):
-        if turns[position].kind_apart:
-            return position if turns[position].kind_apart != turns[0].kind_apart else 0
+        if turns[position].separate_tag:
+            return position if turns[position].separate_tag != turns[0].separate_tag else 0
     return 0
 
 

@@ -62,5 +62,5 @@ class QuestionReader:
 
     def _question(self, vector: Vectors) -> Question:
         nearest = np.argsort(-(self._vectors @ vector))[:_NEIGHBOURS]
-        is_harmful = self._retriever.choose(vector).kind_apart == _REFUSAL
+        is_harmful = self._retriever.choose(vector).separate_tag == _REFUSAL
         return Question(vector, is_harmful, is_harmful or bool(vector.any() and self._refused[nearest].any()))

@@ -109,10 +109,10 @@ def test_conversation_that_begins_with_a_harmful_turn_keeps_its_examples(later: 
         ((), 0),
     ],
 )
-def test_last_turn_that_votes_for_another_kind_apart_than_the_first_decides(
+def test_last_turn_that_votes_for_another_separate_tag_than_the_first_decides(
     kinds: tuple[str, ...], deciding: int
 ) -> None:
-    assert deciding_turn([Retrieved(kind_apart=kind) for kind in kinds]) == deciding
+    assert deciding_turn([Retrieved(separate_tag=kind) for kind in kinds]) == deciding
 
 
 @pytest.mark.parametrize("count", [1, 3, 4, 5, 40])
@@ -122,7 +122,7 @@ def test_first_turn_and_the_last_three_are_read(count: int) -> None:
 
 
 @pytest.mark.parametrize("policy", [SET, BOTH])
-def test_only_first_turn_is_read_if_no_set_is_of_a_kind_apart(policy: RetrievalPolicy) -> None:
+def test_only_first_turn_is_read_if_no_set_is_of_a_separate_tag(policy: RetrievalPolicy) -> None:
     bundle = with_sets(policy)
     plain = replace(bundle, sets=tuple(one for one in bundle.sets if one.kind == "other"))
     assert turns_to_read(Retriever(bundle), ["a", "b"]) == ["a", "b"]
@@ -141,19 +141,19 @@ def test_vote_of_examples_below_the_minimum_similarity_of_their_sets_is_not_clea
     bundle = with_sets(SET)
     sets = tuple(replace(one, minimum_similarity=max(minimum, 0.5)) for one in bundle.sets)
     found = Retriever(replace(bundle, sets=sets)).choose(unit(1, 0, 5, 2))
-    assert (found.set_name, found.kind_apart) == ("refusals", kind)
+    assert (found.set_name, found.separate_tag) == ("refusals", kind)
 
 
 @pytest.mark.parametrize(("floor", "kind"), [(None, "refusal"), (0.5, "refusal"), (0.99, "")])
-def test_turn_unlike_every_example_is_of_no_kind_apart(floor: float | None, kind: str) -> None:
+def test_turn_unlike_every_example_is_of_no_separate_tag(floor: float | None, kind: str) -> None:
     policy = replace(SET, similarity_floor=floor, neutral_set="y")
-    assert Retriever(with_sets(policy)).choose(unit(0, 0, 5, 1)).kind_apart == kind
+    assert Retriever(with_sets(policy)).choose(unit(0, 0, 5, 1)).separate_tag == kind
 
 
-def test_set_without_voters_of_the_query_is_of_no_kind_apart() -> None:
+def test_set_without_voters_of_the_query_is_of_no_separate_tag() -> None:
     sets = (ExampleSet("x", ("0",), ("0",)), ExampleSet("refusals", ("6",), ("6",), kind="refusal"))
     bundle = replace(with_sets(replace(SET, voters=1, neutral_set="x")), sets=sets)
-    assert Retriever(bundle).choose(AXES[1]).kind_apart == ""
+    assert Retriever(bundle).choose(AXES[1]).separate_tag == ""
 
 
 def test_user_turns_are_the_texts_of_the_user_in_their_order() -> None:

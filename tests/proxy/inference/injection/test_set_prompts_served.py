@@ -137,7 +137,7 @@ async def test_later_turns_keep_the_prompt_of_the_first() -> None:
 
 
 @pytest.mark.parametrize("kind", ["completion", "chat"])
-async def test_later_turn_of_a_kind_apart_brings_the_prompt_of_its_set(kind: str) -> None:
+async def test_later_turn_of_a_separate_tag_brings_the_prompt_of_its_set(kind: str) -> None:
     air, cups, numbers = SETS
     served = with_prompts(sets=(air, replace(cups, kind="how-to"), numbers))
     turns = [SKY, CUP, SUM, SUM, SUM]

@@ -62,7 +62,7 @@ def unread(metrics: Metrics) -> float | None:
         ((SKY, SKY, TEA, TEA), "apart"),
     ],
 )
-async def test_turn_of_a_kind_apart_decides_for_itself_and_two_more(
+async def test_turn_of_a_separate_tag_decides_for_itself_and_two_more(
     retrieval: Retrieval, turns: tuple[str, ...], expected: str
 ) -> None:
     found = await shown(retrieval, Embedder(), *turns)
@@ -113,7 +113,7 @@ async def test_client_that_cuts_the_history_gets_what_its_turns_choose(retrieval
 @pytest.mark.parametrize(
     ("sets", "policy"), [(SETS[:2], "set"), (SETS[:2], "set_and_nearest"), (SETS[1:2], "nearest"), ((), "nearest")]
 )
-async def test_later_turns_are_not_embedded_without_a_kind_apart(
+async def test_later_turns_are_not_embedded_without_a_separate_tag(
     retrieval: Retrieval, sets: tuple[ExampleSet, ...], policy: str
 ) -> None:
     embedder = Embedder()

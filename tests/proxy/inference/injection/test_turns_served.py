@@ -1,6 +1,6 @@
 """Tests of conversations in a running proxy: which turn chooses the examples, in both APIs, for both kinds of models.
 
-The small bundle has a set of a kind apart with the example about tea.
+The small bundle has a set of a separate tag with the example about tea.
 """
 
 from itertools import pairwise
@@ -43,7 +43,7 @@ async def examples(proxy: Serving, path: str, messages: list[dict[str, Any]]) ->
 
 @pytest.mark.parametrize("kind", ["chat", "completion"])
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/responses"])
-async def test_turn_of_a_kind_apart_changes_the_examples_for_three_turns(kind: str, path: str) -> None:
+async def test_turn_of_a_separate_tag_changes_the_examples_for_three_turns(kind: str, path: str) -> None:
     async with (
         scripted_backend(say_yes, kind=kind) as backend,
         serving(backend.url, bundles={"scripted": bundle()}) as proxy,
