@@ -57,7 +57,7 @@ class BackendSettings:
     model_name: str = _setting("", "id of the model in --model-file; without this flag, the name in the file", "ID")
     context: int = _setting(
         0,
-        "context length of the embedded model; 0 means 4096, or for --model-file as much as file and memory allow",
+        "context length of the embedded model; 0 means 4096, or with --model-file what the file and the memory allow",
         "TOKENS",
         minimum=0,
     )
@@ -78,9 +78,9 @@ class InjectionSettings:
 
     bundle: tuple[str, ...] = _setting(
         (),
-        "bundle to inject: a directory or a name of `drpo-index list`, for the model that it was made for; `default` "
-        "gives each model the bundle of drpo for it; MODEL= before it names another model; without this flag, the "
-        "embedded model gets `default`; repeatable",
+        "bundle to inject: a directory, or a name that `drpo-index list` prints; it serves the model that it was made "
+        "for, or the model that MODEL= names; `default` gives each model the bundle of drpo for it; without this flag, "
+        "only the embedded model gets a bundle (`default`); repeatable",
         "[MODEL=]DIR",
     )
     allow_embedder: tuple[str, ...] = _setting(
@@ -142,7 +142,11 @@ class AdmissionSettings:
         128, "requests beyond --max-in-flight that may wait, at most 10 s; more get 503 and Retry-After", minimum=0
     )
     max_body_bytes: int = _setting(8 * 1024 * 1024, "largest request body", "BYTES", minimum=1024)
-    read_timeout: float = _setting(30.0, "time for a request's headers to arrive, and then for its body", "SECONDS")
+    read_timeout: float = _setting(
+        30.0,
+        "longest time until the headers of a request have arrived, and then again until its body has arrived",
+        "SECONDS",
+    )
     write_timeout: float = _setting(
         60.0, "time after which a client that reads nothing of its answer is disconnected", "SECONDS"
     )
@@ -178,7 +182,7 @@ class LogSettings:
     """The content and the format of the log."""
 
     log_content: bool = _setting(
-        False, "write requests and answers, with all their text, to the log, and those in experiments to the store too"
+        False, "write the text of requests and answers to the log, and for requests in experiments also to the store"
     )
     log_format: str = _setting("auto", "auto: text on a terminal, json elsewhere", "FORMAT", ("auto", "json", "text"))
 
