@@ -38,8 +38,9 @@ EXAMPLES, SEARCH, TUNE, EVALUATION = "examples", "search", "tune", "evaluation"
 _PUBLISHED_MEANS: Final = (0.4, 0.85)
 """The range of the mean score, from 0 to 1, in simulations of the published algorithm.
 
-With these means, 120 simulations of the recipe `drpo` keep the prompt of a path in 0.61 of the cases. In the nine
-searches that DRPO's authors published, it was kept in 156 of 259 cases, which is 0.60.
+On each level, the published algorithm either keeps or rewrites the prompt of a path. With these means, 120 simulations
+of the recipe `drpo` keep it in 0.61 of the cases. In the nine searches that DRPO's authors published, it was kept in
+156 of 259 cases, which is 0.60.
 """
 _MEANS: Final = (0.3, 0.9)
 
@@ -59,7 +60,7 @@ async def simulate(
     asks_for_letters: bool = False,
     observation: Observation = NOTHING_SEEN,
 ) -> Counter[Call]:
-    """Simulate one run, and return the number of its calls of each kind that it makes.
+    """Simulate one run, and return how many calls of each kind it makes.
 
     Args:
         config: The settings of run.toml.
@@ -158,7 +159,7 @@ class SimulatedSpace:
         self.criteria.clear()
 
     def count(self, role: str, number: int = 1) -> None:
-        """Count calls to the model of a role. No call leaves no entry, because the run may have no such model."""
+        """Count calls to the model of a role. If `number` is 0, add no entry, because the run may lack the model."""
         if number:
             self.calls[Call(self.stage, role)] += number
 
@@ -188,9 +189,9 @@ class SimulatedSpace:
     async def expand(self, path: Path[int], count: int, again: int) -> Sequence[int]:
         """Return at most `count` new candidates. The slots are divided among the proposers as in a run.
 
-        The writer model is called once if it has a slot, and now and then for new examples, which the task model
-        answers. A random share of its rewrites is left out. They stand for rewrites that repeat an earlier prompt. The
-        next proposer then takes the slot, if there is one.
+        The writer model is called once if it has a slot. It is also called now and then for the queries of new
+        examples, and the task model answers these queries. A random share of the rewrites is left out, because a
+        rewrite can repeat an earlier prompt. The slot of such a rewrite goes to the next proposer, if there is one.
         """
         parent, asked, made = path[-1].candidate, set[str](), list[int]()
         for ranked in self._allocation.preferences(count, f"{parent}/{again}"):
@@ -243,8 +244,8 @@ class SimulatedSpace:
 def _count_judge_trial(space: SimulatedSpace, data: Split) -> None:
     """Count the calls with which a run finds out whether its judge can be trusted.
 
-    The criteria of a row are counted here and again in the search, because not every row of the trial is a row of the
-    search.
+    The calls that choose the criteria of a row are counted here, and again in the search. A run makes them once if a
+    row is in the trial and in the search, but not every row of the trial is also in the search.
     """
     space.begin(JUDGE_TRIAL)
     scored, compared = (min(count, len(data.train)) for count in trial_counts(space.config))

@@ -66,7 +66,7 @@ class PaidReplies:
     """Sends each request once, within the budget. If a request is repeated, its stored reply is returned.
 
     Attributes:
-        negotiations: For each role, what finds a request form that its server accepts.
+        negotiations: An object for each role. It finds the request form that the server of this role accepts.
     """
 
     def __init__(self, clients: Mapping[str, PricedClient], journal: Journal, budget: Budget) -> None:
@@ -170,7 +170,7 @@ class PaidReplies:
         """Wait for the calls in flight, and send no new requests. CachedCalls.close describes the argument."""
         self._is_closing = True
         if self._in_flight:
-            say(f"waiting for {len(self._in_flight)} calls under way: they are paid for (Ctrl-C stops at once)")
+            say(f"waiting for the replies to {len(self._in_flight)} paid calls. Ctrl-C stops at once")
             await asyncio.wait(self._in_flight.values())
 
 

@@ -5,9 +5,9 @@ Each of their answers is the right one for its own row, and the wrong one for th
 text of an answer and not its fit to the query, for example by length or style, is therefore right in at most half of
 the cases. A judge that gives both answers the same score is never right.
 
-Equal cases say nothing about which answer the judge prefers, so they are left out, as in a sign test. Then a coin flip
-is right in half of the cases. This holds for comparisons too: in both orders, a coin flip is right in a quarter of all
-cases, wrong in a quarter, and equal in half.
+Equal cases do not say which answer the judge prefers, so they are left out, as in a sign test. A judge that decides by
+chance is right in half of the other cases. This also holds for comparisons in both orders: by chance, a quarter of all
+cases are right, a quarter are wrong, and half are equal.
 """
 
 import asyncio
@@ -22,15 +22,15 @@ from optimizer.rewards.judge_model import Judge
 SCORES, COMPARISONS = "scores", "comparisons"
 CHANCE: Final = 0.5
 UNTRUSTED: Final = (
-    "The judge is not shown to tell the answer to a question from the answer to another question: it may be right by "
-    "chance. Do not trust what it prefers."
+    "The judge may be right by chance: the check does not show that it knows which of two answers fits a question. Do "
+    "not trust what it prefers."
 )
 MOSTLY_EQUAL: Final = (
-    "Most cases are equal: the judge seldom tells two answers apart, even an answer to another question, so it finds "
-    "few differences between prompts."
+    "Most cases are equal: the judge often gives an answer to another question the same score, so it finds few "
+    "differences between prompts."
 )
 UNCHECKED: Final = "Nothing is known about what the judge prefers."
-MORE_ROWS: Final = "Add training rows that are not refused, if possible with references: each two rows make two cases."
+MORE_ROWS: Final = "Add training rows that are not refused, if possible with references. Two rows make two cases."
 ADVICE: Final = (
     "Name a more capable model in [models.judge], or let the rewards rules and reference score (docs/optimizing.md, "
     "Whether the judge can be trusted)."
@@ -59,7 +59,7 @@ class Trust:
     Attributes:
         way: `scores` if the judge scored each answer by itself, `comparisons` if it compared the two in both orders.
         right: Number of cases in which the right answer has the higher score, or is preferred in both orders.
-        equal: Number of cases in which both have the same score, or each is preferred in one order.
+        equal: Number of cases in which both answers have the same score, or each is preferred in one order.
         cases: Number of cases whose verdicts could be read.
         unreadable: Number of the other cases.
     """
@@ -105,15 +105,15 @@ class Trust:
         if not self.is_checked:
             return "could not be checked: too few training rows have answers that differ"
         verb = "scores the right answer higher" if self.way == SCORES else "prefers the right answer in both orders"
-        interval = self._interval_text if self.cases > self.equal else ""
+        interval = f" ({self._interval_text})" if self.cases > self.equal else ""
         equal = f", equal in {self.equal}" if self.equal else ""
         unreadable = f", no readable verdict in {self.unreadable} more" if self.unreadable else ""
-        return f"{verb} in {self.right} of {self.cases} cases{interval}{equal}{unreadable}"
+        return f"{verb} in {self.right} of {self.cases} cases{equal}{interval}{unreadable}"
 
     @property
     def _interval_text(self) -> str:
-        without = " without the equal ones" if self.equal else ""
-        return f" ({self.share.estimate:.2f} [{self.share.low:.2f}, {self.share.high:.2f}]{without})"
+        without = "without the equal cases: " if self.equal else ""
+        return f"{without}share {self.share.estimate:.2f} [{self.share.low:.2f}, {self.share.high:.2f}]"
 
 
 def trust_cases(answered: Sequence[tuple[str, str]], count: int) -> tuple[TrustCase, ...]:

@@ -92,7 +92,9 @@ class Race:
 
     def __post_init__(self) -> None:
         if self.count < 1 or self.settings.first_look < 2 or self.settings.block_size < 1:
-            raise ValueError("a race needs a candidate, at least two queries before the first look, and one in a block")
+            raise ValueError(
+                "a race needs at least one candidate, two queries before the first look, and one query in each block"
+            )
         self.alive = list(range(self.count))
         self._scores: Scores = np.empty((self.count, 0))
         self._dropped: list[int] = []

@@ -1,7 +1,7 @@
 """Checks candidates when they are made, by the rules of the bundle that is written at the end of the run.
 
-A model can propose a prompt or an answer that a bundle must not contain, such as a text with a role marker. The check
-at the beginning prevents that such a candidate is searched and scored to the end of a paid run, and then refused.
+A model can propose a prompt or an answer that a bundle must not contain, such as a text with a role marker. Without an
+early check, the run would pay for the scores of such a candidate, and could not write it as a bundle at the end.
 """
 
 import asyncio
@@ -95,7 +95,7 @@ class CandidateGate:
             embedder: The embedder of the bundle.
             journal: The journal of the run.
             rows: The training rows, which a prompt or an example must not copy.
-            others: The rows of all other parts, which an example that is not made of rows must not copy either.
+            others: The rows of all other parts. An example that is not made of rows must not copy these rows either.
         """
         self._learned = LearnedTexts(config, rows, others)
         self._config = config
@@ -107,7 +107,7 @@ class CandidateGate:
         try:
             check_bundle_input(bundle_input(self._config, candidate), self._embedder)
         except BundleError as error:
-            raise ConfigError(f"{what}: a bundle with it cannot be written: {error}") from None
+            raise ConfigError(f"{what}: no bundle can be written with this setting. {error}") from None
 
     async def admits(self, candidate: Candidate, what: str) -> bool:
         """Whether a candidate can be written as a bundle. If not, journal the reason. `what` is the changed part."""
@@ -155,7 +155,7 @@ class CandidateGate:
             await self.drop(what, source, why, count)
 
     async def drop_failed(self, what: str, source: str, error: ModelError, count: int = 1) -> None:
-        """Journal that a model's final failure gave no candidate. Raises the error again if it is not final."""
+        """Journal that a model gave no candidate because of a final error. Raise the error again if it is not final."""
         if not error.is_final:
             raise error
         await self.drop(what, source, str(error).partition(": ")[0] + ": no usable reply", count)
@@ -173,7 +173,7 @@ class PromptGate:
             max_words: The setting `words` of [search]. If 0, no prompt is too long.
             rows: The rows of a race. The rows with the longest requests are answered as a trial. If there are no rows,
                 there is no trial.
-            first: How many of these rows, from the first one on, every candidate answers in any case.
+            first: The number of rows at the beginning of `rows` that every candidate of a race answers.
         """
         self._gate = gate
         self._task = task
@@ -204,7 +204,7 @@ class PromptGate:
         return await self._effect_fault(child, parent) or await self._trial_fault(child, parent)
 
     async def _effect_fault(self, child: Candidate, parent: Candidate) -> str:
-        """Compare the requests of both candidates for the rows. If all are equal, so are the answers."""
+        """Compare the requests of both candidates for the rows. If all requests are equal, the answers are, too."""
         equal = 0
         for row in self._rows:
             one, other = [await self._request(candidate, row) for candidate in (child, parent)]
@@ -232,12 +232,14 @@ class PromptGate:
         return ""
 
     async def _trial_fault(self, child: Candidate, parent: Candidate) -> str:
-        """Let the task model answer the longest request of a new candidate, and the longest one for the first rows.
+        """Let the task model answer two requests of a new candidate as a trial.
 
-        The answers to the first rows are needed anyway. The other trial only takes place if the request is longer than
-        all requests that were answered as trials before. If the server refuses a request, and accepts the parent's
-        request for the same row, the new candidate is the reason: for example, it is too long for the context. If it
-        refuses both, the row is the reason, and the next row is tried.
+        One is the longest request for any row. It is sent only if it is longer than all requests that were answered as
+        trials before. The other is the longest request for one of the first rows, whose answers are needed anyway.
+
+        If the server refuses a request, but accepts the parent's request for the same row, the new candidate is the
+        reason: for example, it is too long for the context. If the server refuses both requests, the row is the reason,
+        and the next row is tried.
         """
         lengths = [(_length(request), row) for row in self._rows if (request := await self._request(child, row))]
         ordered = sorted(lengths, key=lambda one: -one[0])

@@ -93,7 +93,7 @@ async def test_doctor_warns_of_a_judge_that_is_not_right_beyond_chance(
     assert (UNTRUSTED in found.message) == found.is_warning
     assert bool(found.advice) == found.is_warning
     if name == "right":
-        assert found.message == "scores the right answer higher in 8 of 8 cases (1.00 [0.68, 1.00])"
+        assert found.message == "scores the right answer higher in 8 of 8 cases (share 1.00 [0.68, 1.00])"
     if name == "likes everything":
         assert "in 0 of 8 cases, equal in 8" in found.message
         assert MOSTLY_EQUAL in found.message
