@@ -1,6 +1,7 @@
-"""The tables of deploy/SCALING.md, worked out from what tests/bench/README.md says was measured.
+"""Computes the tables of deploy/SCALING.md from the measured figures in tests/bench/README.md.
 
-`python -m tests.deploy.scaling` writes them again. No GPU was measured, so a table has one row for each speed of a GPU.
+`python -m tests.deploy.scaling` writes the tables into the page. No GPU was measured, so the second table has one row
+for each speed of a GPU.
 """
 
 import math
@@ -28,10 +29,16 @@ UNKNOWN: Final = "not measured"
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Seconds of one core for a request, for a new long query on top of it, and for a chunk (relayed, translated).
+    """The measured figures. Times are in seconds of one core. The times of the router are None if not measured.
 
-    Those of the router are None if they were not measured. `worker_streaming` is the MiB of a worker with 1,000 open
-    streams.
+    Attributes:
+        request: The time of a request.
+        new_query: The additional time if the query is long and new.
+        relayed: The time of a chunk that is relayed.
+        translated: The time of a chunk that is converted from a text completion to chat.
+        router_request: The time of a request through vllm-router.
+        router_chunk: The time of a chunk through vllm-router.
+        worker_streaming: The memory of a worker with 1,000 open streams, in MiB.
     """
 
     request: float
@@ -44,8 +51,13 @@ class Measured:
 
 
 def _cell(text: str, row: str, column: str) -> float | None:
-    """The number in the row of that name, of the first table with a column whose head has `column` in it; None where no
-    table has both, or nothing stands there. Rows are known by name and columns by head, wherever they stand."""
+    """Return a number from the first table that has the row and the column; None if no table has it.
+
+    Args:
+        text: The text of the page.
+        row: The first cell of the row.
+        column: A part of the head of the column.
+    """
     for table in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
         head, *rows = [[cell.strip(" *") for cell in line.strip("|").split("|")] for line in table.splitlines()]
         places = [place for place, cell in enumerate(head) if column in cell]
@@ -72,7 +84,7 @@ def _seconds(microseconds: float | None) -> float | None:
 
 
 def measured(text: str) -> Measured:
-    """What the benchmarks' page, whose text is given, says."""
+    """Return the figures in the text of the benchmarks' page."""
     return Measured(
         request=_needed(text, "drpo-proxy", CPU) / 1e6,
         new_query=_needed(text, EMBEDDER, NEW_QUERY) / 1e3,
@@ -85,7 +97,7 @@ def measured(text: str) -> Measured:
 
 
 def _cores(of: Measured, speed: float, new: float) -> float:
-    """Cores for so many tokens per second of a base model, where a share `new` of the queries is long and new."""
+    """Return the cores for `speed` tokens/s of a base model. The share `new` of the queries is long and new."""
     return speed * of.translated + speed / ANSWER * (of.request + new * of.new_query)
 
 
@@ -155,32 +167,30 @@ def _inputs(of: Measured) -> str:
     rows = (
         ("a request of 2 KB whose query was seen before", _microseconds(of.request)),
         (
-            "additional time if the query (2,000 characters) was never seen before (on a slower machine)",
+            "additional time of a query that is long and new (measured on the slower machine)",
             f"{of.new_query * 1e3:,g} ms",
         ),
         ("one chunk of a stream, relayed (chat model)", _microseconds(of.relayed)),
         ("one chunk of a stream, translated (base model)", _microseconds(of.translated)),
-        (
-            "a request through vllm-router; a chunk through vllm-router",
-            f"{_microseconds(of.router_request)}; {_microseconds(of.router_chunk)}",
-        ),
+        ("a request through vllm-router", _microseconds(of.router_request)),
+        ("one chunk of a stream through vllm-router", _microseconds(of.router_chunk)),
         ("memory of a worker with 1,000 slow streams", f"{of.worker_streaming:g} MiB"),
     )
     return _table(("what was measured", "time of one core, or memory"), rows)
 
 
 def written(text: str) -> str:
-    """The page with its tables made anew."""
+    """Return the text of the page with new tables."""
     of = measured(BENCH.read_text(encoding="utf-8"))
     before, rest = text.split(BEGIN)
     per_gpu = (
         "The second table says how many cores the proxy needs for one GPU. It holds for a base model, answers of "
-        f"{ANSWER}\ntokens and one chunk per token. In the columns of GPUs per worker, a worker uses {CORES_USED:.0%} "
-        "of its core on average,\nso that it can serve a burst."
+        f"{ANSWER} tokens\nand one chunk per token. In the last three columns, a worker uses only {CORES_USED:.0%} of "
+        "its core on average, so that it can\nalso serve a burst."
     )
     fleet = (
-        "The third table says how many workers and pods a number of GPUs needs. It holds for GPUs of 2,500 tokens/s "
-        f"and\nstreams of {STREAM} tokens/s, if one query in ten is long and new."
+        "The third table says how many workers and pods you need for a number of GPUs. It holds for GPUs of 2,500 "
+        f"tokens/s and\nstreams of {STREAM} tokens/s, if one query in ten is long and new."
     )
     tables = f"\n{_inputs(of)}\n{per_gpu}\n\n{_per_gpu(of)}\n{fleet}\n\n{_fleet(of)}\n"
     return before + BEGIN + tables + END + rest.split(END)[1]
