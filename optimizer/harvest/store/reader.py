@@ -124,7 +124,16 @@ def read_exchanges(session: ReadSession, query: StoreQuery, counts: ReadCounts) 
         counts: What was read is added to these counts.
     """
     other = "j.other_reply" if "other_reply" in session.columns("judgements") else "NULL"
-    statement = f"""
+    for _, rows in groupby(session.rows(exchanges_statement(query, other), _values(query)), key=itemgetter(0, 1, 2)):
+        yield _exchange(list(rows), query, counts)
+
+
+def exchanges_statement(query: StoreQuery, other: str = "NULL") -> str:
+    """Return the SELECT statement of the exchanges. `other` is the expression for the other arm's reply.
+
+    The rows come in the order of the index of units, so that SQLite need not sort the texts of all rows.
+    """
+    return f"""
         SELECT e.unit, e.time, e.request_id, e.error, e.truncated, e.client_gone, c.asked, c.answered, j.score, {other},
                f.metric, f.value, f.comment, f.time, g.metric, g.value, g.comment, g.time
         FROM exposures AS e
@@ -133,12 +142,11 @@ def read_exchanges(session: ReadSession, query: StoreQuery, counts: ReadCounts) 
         LEFT JOIN feedback AS f ON f.subject = e.request_id
         LEFT JOIN feedback AS g ON g.subject = e.completion_id AND e.completion_id <> e.request_id
         {_where(query)} ORDER BY e.unit, e.time, e.request_id"""  # noqa: S608
-    for _, rows in groupby(session.rows(statement, _values(query)), key=itemgetter(0, 1, 2)):
-        yield _exchange(list(rows), query, counts)
 
 
 def _where(query: StoreQuery) -> str:
-    return "WHERE e.time >= ?" + (" AND e.experiment = ?" if query.experiment else "")
+    """Return the condition. The expression for the experiment keeps SQLite from using the index of experiments."""
+    return "WHERE e.time >= ?" + (" AND e.experiment || '' = ?" if query.experiment else "")
 
 
 def _values(query: StoreQuery) -> tuple[Any, ...]:

@@ -1,13 +1,16 @@
 """Tests of what is read from a store that the proxy has written: votes, comments, pairs, and what cannot be used."""
 
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from index.types import Message
 from optimizer.core.errors import DataError
 from optimizer.harvest.collect import OVER_SHARE, Collected, collect, counts_by_source
+from optimizer.harvest.exchange import Exchange, Rating
 from optimizer.harvest.rated_answers import MAX_CHARACTERS, RatedAnswers
 from optimizer.harvest.store.reader import (
     FAILED,
@@ -17,11 +20,12 @@ from optimizer.harvest.store.reader import (
     StoreQuery,
     check_store,
     count_exposures,
+    exchanges_statement,
     metric_summaries,
     read_exchanges,
 )
 from optimizer.harvest.store.session import read_session, store_place
-from proxy.experiments.store.dsn import StoreDsn
+from proxy.experiments.store.dsn import StoreDsn, dsn_of
 from tests.optimizer.harvest.recorded import Recording, turns
 
 
@@ -183,6 +187,16 @@ def test_experiment_and_date_choose_the_requests_and_a_request_of_two_experiment
         assert [(one.name, one.ratings, one.highest) for one in metric_summaries(session)] == [("thumbs_up", 3, 1.0)]
 
 
+@pytest.mark.parametrize("query", [StoreQuery(), StoreQuery(experiment="tone"), StoreQuery("tone", 5.0)], ids=str)
+def test_sqlite_reads_in_the_order_of_an_index_and_sorts_no_texts(query: StoreQuery, tmp_path: Path) -> None:
+    Recording().write(dsn_of(f"sqlite:{tmp_path}/s.sqlite3"))
+    with closing(sqlite3.connect(tmp_path / "s.sqlite3")) as connection:
+        values = (query.since, query.experiment)[: 1 + bool(query.experiment)]
+        plan = connection.execute(f"EXPLAIN QUERY PLAN {exchanges_statement(query)}", values).fetchall()
+    assert not [step[3] for step in plan if step[3] == "USE TEMP B-TREE FOR ORDER BY"]
+    assert "exposures_by_unit" in plan[0][3]
+
+
 def test_long_history_of_one_unit_is_compared_in_blocks_without_double_pairs(dsn: StoreDsn) -> None:
     recording = Recording()
     for number in range(450):
@@ -192,8 +206,6 @@ def test_long_history_of_one_unit_is_compared_in_blocks_without_double_pairs(dsn
 
 
 def test_store_of_an_earlier_version_and_absurd_values_are_read(tmp_path: Path) -> None:
-    from proxy.experiments.store.dsn import dsn_of
-
     dsn = dsn_of(f"sqlite:{tmp_path}/s.sqlite3")
     recording = Recording()
     recording.add("a", "What is tea?", "A drink.", vote=1.0, judged=(0.0, "Other."))
@@ -207,9 +219,6 @@ def test_store_of_an_earlier_version_and_absurd_values_are_read(tmp_path: Path) 
 
 
 def test_memory_is_bounded_by_dropping_the_answers_with_the_fewest_votes() -> None:
-    from index.types import Message
-    from optimizer.harvest.exchange import Exchange, Rating
-
     answers = RatedAnswers(per_user=1_000, most=10)
     for number in range(100):
         likes = 3 if number % 10 == 0 else 1
