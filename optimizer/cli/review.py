@@ -12,6 +12,7 @@ from index.types import Example
 from optimizer.cli.editor import edited
 from optimizer.core.errors import DataError
 from optimizer.data.scrubbing.scrub import scrub
+from optimizer.harvest.files import FILE_MODE
 from optimizer.harvest.harvest import CandidateExample
 from optimizer.harvest.safety import QuestionReader
 from optimizer.harvest.screening import example_fault
@@ -38,6 +39,7 @@ class Review:
         texts = {} if accepted is None else {"query": accepted.query, "response": accepted.response}
         line = {"id": candidate.example.id, "decision": REJECT if accepted is None else ACCEPT, **texts}
         try:
+            self.path.touch(mode=FILE_MODE)
             with self.path.open("ab") as file:
                 file.write(orjson.dumps(line) + b"\n")
                 file.flush()

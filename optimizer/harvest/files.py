@@ -1,7 +1,7 @@
 """Writes a harvest to a folder that a person can read, and reads it again to continue a review.
 
 The folder holds `report.txt`, `candidates.jsonl`, `rows.jsonl`, `preferences.jsonl`, and `harvest.json`, which is
-written last: a folder without it holds no whole harvest. Only the owner of the folder can read it.
+written last: a folder without it holds no whole harvest. Only the user who ran the command can read it.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,7 +24,8 @@ REPORT, CANDIDATES, ROWS, PREFERENCES, EXAMPLES = (
     "examples.jsonl",
 )
 SUMMARY: Final = "harvest.json"
-_MODE: Final = 0o700
+_FOLDER_MODE: Final = 0o700
+FILE_MODE: Final = 0o600
 
 
 def write_harvest(folder: Path, result: HarvestResult, settings: HarvestSettings, source: Mapping[str, Any]) -> None:
@@ -51,12 +52,12 @@ def write_harvest(folder: Path, result: HarvestResult, settings: HarvestSettings
         "replaced": harvest.replaced,
     }
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=_MODE)
-        (folder / REPORT).write_text(report, encoding="utf-8")
+        folder.mkdir(parents=True, exist_ok=True, mode=_FOLDER_MODE)
+        _write(folder / REPORT, report.encode())
         _write_lines(folder / CANDIDATES, map(_candidate_json, harvest.examples))
         _write_lines(folder / ROWS, map(_row_json, harvest.rows))
         _write_lines(folder / PREFERENCES, harvest.preferences.as_json)
-        (folder / SUMMARY).write_bytes(orjson.dumps(summary, option=orjson.OPT_INDENT_2))
+        _write(folder / SUMMARY, orjson.dumps(summary, option=orjson.OPT_INDENT_2))
     except OSError as error:
         raise DataError(f"{folder}: cannot be written: {error.strerror}") from None
 
@@ -92,7 +93,13 @@ def write_examples(folder: Path, examples: Sequence[Example]) -> None:
 
 
 def _write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    path.write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows))
+    _write(path, b"".join(orjson.dumps(row) + b"\n" for row in rows))
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a file that only its owner can read."""
+    path.touch(mode=FILE_MODE)
+    path.write_bytes(content)
 
 
 def _candidate_json(candidate: CandidateExample) -> Mapping[str, Any]:

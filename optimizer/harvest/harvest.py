@@ -23,10 +23,13 @@ from optimizer.harvest.screening import LATER_TURN, Distinct, cautions, example_
 T = TypeVar("T")
 MAX_EXAMPLES, MAX_ROWS, MAX_PAIRS = 1_000, 2_000, 2_000
 """How many candidate examples, rows and pairs a harvest holds at most."""
+MAX_CONSIDERED: Final = 5_000
+"""How many liked answers are scrubbed and screened at most, the best first. It takes about 10 ms for each."""
 _BATCH: Final = 256
 _ID_LENGTH: Final = 12
 TAG: Final = "harvested"
 _CLEAR: Final = (EDITED, CONTINUED, JUDGED)
+ENOUGH: Final = "there are enough better answers"
 RIGHT_REFUSAL: Final = "the answer rightly refuses a question that looks harmful"
 
 
@@ -120,11 +123,13 @@ def make_harvest(
     pairs = tuple(_pairs(collected.pairs[:MAX_PAIRS], reader, tally, advance))
     taste = learn_taste(pairs)
     ranked = sorted([*collected.liked, *_preferred_answers(collected)], key=lambda one: -_merit(one, taste))
-    examples = tuple(_examples(ranked, max_words, reader, tally, advance))
+    tally.left_out[ENOUGH] = max(0, len(ranked) - MAX_CONSIDERED)
+    examples = tuple(_examples(ranked[:MAX_CONSIDERED], max_words, reader, tally, advance))
     rows = tuple(_rows(collected.disliked[:MAX_ROWS], reader, tally, advance))
     in_pairs = {pair.comment for pair in pairs}
     comments = tuple(dict.fromkeys(one for row in rows for one in row.comments if one not in in_pairs))
-    return Harvest(examples, rows, pairs, comments, tally.replaced, tally.left_out, tally.rows_left_out, taste)
+    left_out = {why: count for why, count in tally.left_out.items() if count}
+    return Harvest(examples, rows, pairs, comments, tally.replaced, left_out, tally.rows_left_out, taste)
 
 
 def _preferred_answers(collected: Collected) -> Iterator[RatedAnswer]:
@@ -139,12 +144,9 @@ def _preferred_answers(collected: Collected) -> Iterator[RatedAnswer]:
 
 def work_of(collected: Collected) -> int:
     """Return how many texts `make_harvest` works on at most, for the progress."""
-    return (
-        len(collected.liked)
-        + len(list(_preferred_answers(collected)))
-        + min(len(collected.disliked), MAX_ROWS)
-        + min(len(collected.pairs), MAX_PAIRS)
-    )
+    liked = len(collected.liked) + len(list(_preferred_answers(collected)))
+    rows, pairs = min(len(collected.disliked), MAX_ROWS), min(len(collected.pairs), MAX_PAIRS)
+    return min(liked, MAX_CONSIDERED) + rows + pairs
 
 
 def _merit(answer: RatedAnswer, taste: Taste | None) -> float:

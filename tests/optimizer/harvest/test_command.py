@@ -62,6 +62,7 @@ def test_files_of_a_harvest_are_read_by_the_other_commands(tmp_path: Path, capsy
     assert lines(out / "rows.jsonl")[0]["comments"] == ["Rude."]
     assert read_preferences(out / "preferences.jsonl") == Preferences(comments=("Rude.",))
     assert stat.S_IMODE(out.stat().st_mode) == 0o700
+    assert {stat.S_IMODE(file.stat().st_mode) for file in out.iterdir()} == {0o600}
     shown = capsys.readouterr().out
     assert "8 of 8 candidates are examples" in shown
     assert "No private data was found" in shown

@@ -6,7 +6,7 @@ from index.types import Message
 from optimizer.data.preferences import EDITED, JUDGED, RATED, REGENERATED, PreferencePair
 from optimizer.data.taste import learn_taste
 from optimizer.harvest.collect import Collected
-from optimizer.harvest.harvest import RIGHT_REFUSAL, Harvest, make_harvest
+from optimizer.harvest.harvest import ENOUGH, RIGHT_REFUSAL, Harvest, make_harvest
 from optimizer.harvest.rated_answers import RatedAnswer
 from optimizer.harvest.safety import QuestionReader
 from optimizer.harvest.screening import (
@@ -64,7 +64,7 @@ def test_liked_answer_that_should_not_be_imitated_is_no_example(
     query: str, text: str, why: str, reader: QuestionReader
 ) -> None:
     found = harvested(reader, (answer(query, text),))
-    assert (found.examples, dict(found.left_out)) == ((), {why: 1, LATER_TURN: 0})
+    assert (found.examples, dict(found.left_out)) == ((), {why: 1})
 
 
 def test_refusal_of_a_harmful_question_is_an_example(reader: QuestionReader) -> None:
@@ -165,3 +165,15 @@ def test_preferred_answer_of_a_clear_pair_is_a_candidate_after_the_liked_ones(re
     )
     found = harvested(reader, (answer("What is tea?", "A drink."),), (answer("What is rye?", "A grain.", 0, 1),), pairs)
     assert [(one.example.query, one.likes) for one in found.examples] == [("What is tea?", 1), ("Who was Bach?", 0)]
+
+
+def test_only_the_best_of_very_many_liked_answers_are_screened(
+    reader: QuestionReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("optimizer.harvest.harvest.MAX_CONSIDERED", 2)
+    liked = tuple(
+        answer(query, "A thing.", likes) for query, likes in (("What is tea?", 1), ("Who was Bach?", 9), ("Why?", 5))
+    )
+    found = harvested(reader, liked)
+    assert {one.example.query for one in found.examples} <= {"Who was Bach?", "Why?"}
+    assert found.left_out[ENOUGH] == 1
