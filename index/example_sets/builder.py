@@ -13,6 +13,7 @@ from types import MappingProxyType
 
 import numpy as np
 
+from index.bundle.bundle import LARGE_BANK
 from index.bundle.bundle_input import BundleInput, as_input
 from index.bundle.sets_file import OTHER, with_prompts
 from index.errors import BundleError
@@ -34,8 +35,8 @@ def partition_bundle(
     """Return the input for a new bundle: the texts of the given bundle, and its bank partitioned into example sets.
 
     The new bundle has the given policy, with two changes. `max_injected_tokens` is raised if the prompt, all pinned
-    examples, the longest set and the nearest examples need more. The neutral set is the one that `choose_neutral`
-    returns; without a neutral set there is no similarity floor.
+    examples, the longest set and the nearest examples together have more tokens. The neutral set is the one that
+    `choose_neutral` returns. If it returns None, the new bundle has no similarity floor.
 
     Args:
         bundle: The bundle. Its bank must have at most 50,000 examples.
@@ -51,7 +52,8 @@ def partition_bundle(
     """
     if bundle.clusters is not None:
         raise BundleError(
-            f"{bundle.manifest.name}: a bank of {len(bundle.examples):,} examples cannot be partitioned into sets"
+            f"{bundle.manifest.name}: its bank has {len(bundle.examples):,} examples. Only a bank of at most "
+            f"{LARGE_BANK:,} examples can be partitioned into sets. Build the bundle again with fewer examples"
         )
     lengths = token_lengths(bundle, tokenizer, prompts)
     sets = with_prompts(partition_into_sets(bundle.examples, bundle.vectors, lengths, spec), prompts)
@@ -67,10 +69,10 @@ def partition_bundle(
 
 
 def choose_neutral(sets: Sequence[ExampleSet], examples: Sequence[Example], vectors: Vectors) -> str | None:
-    """Return the name of the set for queries that are unlike every example; None if no set is of the kind `other`.
+    """Return the name of the neutral set: the set for queries that are unlike every example.
 
-    The result is the set of the kind `other` whose shown examples cover the queries of the whole bank best. The
-    coverage of a query is its similarity to the nearest shown example.
+    It is the set of the kind `other` whose shown examples cover the queries of the whole bank best. The coverage of a
+    query is its similarity to the nearest shown example. If no set has the kind `other`, the result is None.
 
     Args:
         sets: The example sets.

@@ -23,6 +23,8 @@ from index.bundle.example_bank import StoredExamples, pinned_positions
 from index.bundle.vectors import array_bytes
 from index.cli import progress
 from index.errors import BundleError, BundleFormatError, BundleIntegrityError
+from index.example_sets.builder import partition_bundle
+from index.example_sets.partition import PartitionSpec
 from index.retrieval.retriever import Retriever, pinned
 from index.types import Bundle, Clusters, Example, RetrievalPolicy, Vectors
 from tests.index.breaking import edit_manifest, refused, replace_file, replace_line
@@ -136,6 +138,12 @@ def test_large_bank_is_sorted_and_finds_the_hits_of_a_small_one(
     for query in WordEmbedder().embed(["boil an egg", "rain poem", "seven", "nothing of these"]):
         found, expected = (Retriever(one).choose(query).nearest for one in (everything, small))
         assert [hit.similarity for hit in found] == pytest.approx([hit.similarity for hit in expected], abs=1e-6)
+
+
+def test_large_bank_is_not_partitioned_into_sets(directory: Path) -> None:
+    spec = PartitionSpec(4, 512, {})
+    with pytest.raises(BundleError, match=r"has 300 examples\. Only a bank of at most [\d,]+ examples can be"):
+        partition_bundle(load_bundle(directory, WordEmbedder()), spec, RetrievalPolicy(policy="set"), Path("absent"))
 
 
 def test_same_input_gives_the_same_bundle_id(directory: Path, tmp_path: Path) -> None:
