@@ -18,10 +18,11 @@ from index.types import Clusters, Vectors
 _SEED: Final = 1
 _KMEANS_ITERATIONS: Final = 12
 _KMEANS_RESTARTS: Final = 8
-_MAX_ROWS_PER_CENTROID: Final = 64  # in the training sample of k-means; more rows did not increase the recall
+_MAX_ROWS_PER_CENTROID: Final = 64  # in the training sample of k-means. More rows did not increase the recall
 _RECALL_NEIGHBOURS: Final = 3
 _MAX_SAMPLED_QUERIES: Final = 2_000
-_MIN_RECALL: Final = 0.9825  # with queries of the bank itself; with similar queries of users, the recall is then 0.98
+# The recall of the bank's own queries. With this value, the recall of similar queries of users is 0.98.
+_MIN_RECALL: Final = 0.9825
 _MIN_PROBED_SHARE: Final = 0.05  # each search looks into at least this share of all clusters
 
 
@@ -129,8 +130,8 @@ def choose_probes(vectors: Vectors, clusters: Clusters) -> int:
     """Return how many clusters each search must look into to find 98.25% of the three nearest neighbours.
 
     A sample of the bank's own rows serves as queries. A search finds a neighbour if it looks into the neighbour's
-    cluster. If the clusters are sorted by the similarity of their centroids to the query, the rank of this cluster is
-    therefore the number of clusters that the search must look into.
+    cluster. It looks into the clusters in the order of the similarity of their centroids to the query. The number of
+    clusters that it must look into is therefore the position of the neighbour's cluster in this order.
 
     The result is at least a twentieth of all clusters, because the sample can give too small a number. In a bank of
     paraphrases, a row's neighbours are in the one or two clusters nearest to the row, but the neighbours of a user's

@@ -1,1 +1,1 @@
-"""Partitions a bank into example sets. Requests with the same set begin with the same text, so that it is cached."""
+"""Partitions a bank into example sets. Requests with the same set begin with the same text, which stays cached."""

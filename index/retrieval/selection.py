@@ -41,8 +41,8 @@ def select_within_policy(
     """Select the pinned examples, and the retrieved examples that the limits of the policy allow.
 
     A hit that would exceed `max_injected_tokens`, or with which the nearest examples would exceed `max_nearest_tokens`,
-    is skipped. A shorter hit after a skipped hit can still be selected. At most `k` nearest examples are selected,
-    and those that the set shows already count.
+    is skipped. A shorter hit after a skipped hit can still be selected. At most `k` nearest examples are selected. A
+    nearest example that is already in the set counts as one of them.
 
     Args:
         policy: The retrieval policy of the bundle.
@@ -91,7 +91,7 @@ def max_nearest_tokens(policy: RetrievalPolicy, costs: Iterable[int]) -> int:
 def _select_nearest(
     policy: RetrievalPolicy, tokens: int, costs: Mapping[str, int], retrieved: Retrieved
 ) -> tuple[Hit, ...]:
-    """Select the nearest examples. `tokens` is the number of tokens in the prompt before them."""
+    """Select the nearest examples. `tokens` is the number of tokens before them in the prompt."""
     room = policy.max_injected_tokens - tokens
     if policy.max_nearest_tokens is not None:
         room = min(room, policy.max_nearest_tokens)
@@ -111,12 +111,11 @@ def _select_nearest(
 
 @dataclass(frozen=True, slots=True)
 class Essentials:
-    """The examples that are removed last, and the room that they may use.
+    """The pinned examples that are removed last, and the token limit that decides whether they are removed.
 
     Attributes:
-        examples: Pinned examples.
-        room: The maximum number of tokens of system prompt and examples together, as long as only these examples are
-            left.
+        examples: The pinned examples that are removed last, such as the pinned refusals.
+        room: The maximum number of tokens of system prompt and examples together when only these examples are left.
     """
 
     examples: Collection[Example] = ()
@@ -128,16 +127,18 @@ def fit_to_room(
 ) -> Selection:
     """Return the selection without the examples that do not fit into `room` tokens.
 
-    The least similar of the nearest examples is removed first, then the next one, and so on. Then the examples of the
-    set are removed, the last one first. When no retrieved example is left, the pinned examples are removed in the same
-    way, and at last the essential ones. The system prompt is never removed: if the prompt alone has more than `room`
-    tokens, the result has no examples and still exceeds `room`.
+    The examples are removed one by one, until the others fit. The nearest examples are removed first, beginning with
+    the least similar one. Then the examples of the set are removed, then the pinned examples that are not essential,
+    and at last the essential ones. Of each of these three groups, the last example is removed first. The system prompt
+    is never removed: if the prompt alone has more than `room` tokens, the result has no examples and still exceeds
+    `room`.
 
     Args:
         selection: The examples of a prompt.
         costs: The number of tokens of each rendered example, by the id of the example.
         room: The maximum number of tokens of system prompt and examples together.
-        essentials: The examples that are removed last.
+        essentials: The examples that are removed last. If their limit is larger than `room`, it replaces `room` when
+            only they are left.
     """
     in_set, nearest, tokens = list(selection.in_set), list(selection.nearest), selection.tokens
     for hits in (nearest, in_set):

@@ -1,4 +1,4 @@
-"""Text files: prompts for models, the judge's criteria, sentences for edits to insert, and the report's style."""
+"""Text files: prompts for models, the judge's criteria, sentences that edits insert, and the report's style."""
 
 import tomllib
 from functools import cache

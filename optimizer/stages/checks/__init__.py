@@ -1,1 +1,1 @@
-"""Checks of what a run relies on, such as its judge."""
+"""Checks whether a run can rely on its judge, and whether a bundle may learn a text."""

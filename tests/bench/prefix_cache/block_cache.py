@@ -37,7 +37,7 @@ class _Running:
     Attributes:
         number: Its position in the stream.
         tokens: The tokens of the prompt and of the answer until now.
-        left: The number of tokens that are still to be written.
+        left: The number of tokens that are still to be generated.
         blocks: The numbers of its blocks, in order.
         hashes: The hashes of its complete blocks, in order.
     """
@@ -114,7 +114,7 @@ class BlockCache:
         return block
 
     def _remember(self, request: _Running, hashes: Sequence[int]) -> None:
-        """Register complete blocks when they are allocated and not yet computed, as vLLM does."""
+        """Register the complete blocks of a request. As in vLLM, this happens before the blocks are computed."""
         for block, known in zip(request.blocks, hashes, strict=False):
             if block not in self._hash_of:
                 self._hash_of[block] = known
@@ -147,7 +147,7 @@ class Begun:
 
 
 def start(request: TokenRequest, number: int, cache: BlockCache) -> Begun | None:
-    """Start a request and write its answer. Returns None if there are too few blocks.
+    """Start a request and generate its answer. Returns None if there are too few blocks.
 
     Args:
         request: The request.
@@ -166,7 +166,7 @@ def start(request: TokenRequest, number: int, cache: BlockCache) -> Begun | None
 
 
 def found_tokens(requests: Sequence[TokenRequest], cache: BlockCache, concurrency: int) -> list[int]:
-    """The number of cached tokens of each prompt, for `concurrency` clients that send one request after the other.
+    """Return the number of cached tokens of each prompt. Up to `concurrency` requests are served at the same time.
 
     In each step every running request gets one token. Then waiting requests start in their order while there are free
     blocks. If there is no block for the next token of a request, the request that started last is preempted.
@@ -188,9 +188,9 @@ def found_tokens(requests: Sequence[TokenRequest], cache: BlockCache, concurrenc
 
 
 def _grow_all(running: list[_Running], waiting: deque[_Running], cache: BlockCache) -> None:
-    """Append a token to each running request. The last token of an answer is never written."""
+    """Append a token to each running request. The last token of an answer is never stored in a block."""
     for request in list(running):
-        # Outputs are all different, so that no request finds the output of another in the cache.
+        # Each request has another output, so that no request finds the output of another request in the cache.
         while request in running and not cache.grow(request, -1 - request.number):
             waiting.appendleft(running.pop())
             cache.end(waiting[0])

@@ -1,4 +1,7 @@
-"""Tests of settings of an experiment that can have no effect: a warning at start, in `check` and on the page."""
+"""Tests of the warnings about settings of an experiment that can have no effect.
+
+The server prints them at the start and logs them after a reload. `check` prints them, and the operator page shows them.
+"""
 
 import asyncio
 import json
