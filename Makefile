@@ -17,7 +17,7 @@ SLOW := $(call SHARED,2)
 SLOWEST := --durations=20
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow test-vllm test-open-webui test-deploy quality flaky lint format bench soak requirements dist sbom audit clean
+.PHONY: help run test test-slow test-vllm test-open-webui test-deploy quality flaky lint format bench soak requirements dist sbom audit versions coverage clean
 
 help:
 	@echo 'make run         start a real base model and the proxy in front of it; prints the base URL for clients'
@@ -27,6 +27,8 @@ help:
 	@echo 'make test-slow   test clients, databases, the browser and a sample of the answers: 10 minutes on two cores'
 	@echo 'make quality     measure the quality of answers on all validation rows, and check that no example of the'
 	@echo '                 default bundle is a near duplicate of a validation or sealed row: up to half an hour'
+	@echo 'make coverage    run the fast tests with branch coverage, and list the ten least covered modules;'
+	@echo '                 ARGS="tests/index" for some of the tests'
 	@echo 'make flaky       repeat the tests that depend on time 20 times on a busy machine; ARGS="--repeats 3"'
 	@echo 'make test-vllm   test with a real vLLM server on CPU (installs 3 GB into the cache folder, once)'
 	@echo 'make test-open-webui  chat in the real Open WebUI in a browser (installs 2.4 GB into the cache folder, once)'
@@ -40,6 +42,7 @@ help:
 	@echo 'make sbom        write the bill of materials, the list of licences and the table of weights anew (deploy/, docs/)'
 	@echo 'make audit       list known vulnerabilities of the pinned packages, and yanked versions; names what the package'
 	@echo '                 index knows nothing about'
+	@echo 'make versions    show for which versions of Python, on which platforms, all dependencies have wheels'
 	@echo 'make clean       remove .venv and files of tools (not the cache folder, ~/.cache/drpo)'
 
 run:
@@ -53,6 +56,13 @@ test:
 test-slow:
 	@sh tools/environment.sh dev
 	$(BIN)/python -m pytest -m '(slow or network) and not vllm and not deploy' $(SLOW) $(SLOWEST) $(LONG) $(ARGS)
+
+# Processes that the tests start are measured too. There is no limit that the coverage must reach.
+coverage:
+	@sh tools/environment.sh dev
+	rm -rf build/coverage
+	$(BIN)/coverage run -m pytest $(FAST) $(ARGS); status=$$?; \
+		$(BIN)/coverage combine --quiet && $(BIN)/python -m tools.coverage_table && exit $$status
 
 quality:
 	@sh tools/environment.sh dev
@@ -119,6 +129,10 @@ dist:
 sbom:
 	@sh tools/environment.sh dev
 	$(BIN)/python -m tests.deploy.bill
+
+versions:
+	@sh tools/environment.sh dev
+	$(BIN)/python -m tools.versions $(ARGS)
 
 audit:
 	@sh tools/environment.sh dev

@@ -87,6 +87,7 @@ def _fetch_once(index: str, path: str) -> Any:
         with urllib.request.urlopen(request, timeout=_ANSWER_TIMEOUT) as answer:  # noqa: S310
             document = json.load(answer)
     except urllib.error.HTTPError as error:
+        error.close()  # it holds the connection
         if error.code in _MISSING:
             return None
         raise

@@ -8,6 +8,7 @@ import ctypes
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -108,4 +109,5 @@ def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> N
 
 def _end_with_parent() -> None:
     """Make the kernel send SIGTERM when the parent dies, so that a killed test run leaves no server behind (Linux)."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if sys.platform == "linux":  # no other system has prctl
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
