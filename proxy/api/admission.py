@@ -154,13 +154,14 @@ async def _collect(request: web.Request, limits: AdmissionSettings) -> bytes:
 def parse_json(request: web.Request, data: bytes, decode: Callable[[bytes], Any] = decode_exactly) -> dict[str, Any]:
     """Parse a body that must be a JSON object.
 
-    As in replies of backends, a byte order mark is ignored, and half of a surrogate pair is parsed as U+FFFD.
+    A byte order mark is ignored, and half of a surrogate pair is parsed as U+FFFD. The same is true of backends'
+    replies.
 
     Args:
         request: The request.
         data: Its body.
-        decode: Decodes the JSON. The default keeps the digits of each number, because the backend must get them as they
-            are. Use orjson.loads if the proxy itself computes with the numbers.
+        decode: Decodes the JSON. The default keeps the digits of each number, because the backend must get the same
+            digits. Use orjson.loads if the proxy itself computes with the numbers.
 
     Raises:
         UnsupportedMediaError: The Content-Type is not application/json.
@@ -185,11 +186,14 @@ def _decode_repaired(data: bytes, decode: Callable[[bytes], Any]) -> Any:
     try:
         return decode(data)
     except orjson.JSONDecodeError:
-        data.decode()  # if the data is not UTF-8, raises UnicodeDecodeError, which gives the position
+        data.decode()  # raises UnicodeDecodeError with the position if the data is not UTF-8
         if (repaired := repaired_json(data)) == data:
             raise
     return decode(repaired)
 
 
 def _too_large(limits: AdmissionSettings) -> TooLargeError:
-    return TooLargeError(f"The body is larger than {limits.max_body_bytes} bytes (--max-body-bytes).")
+    return TooLargeError(
+        f"The body is larger than {limits.max_body_bytes} bytes. Send a smaller body. "
+        "(The operator sets the limit with --max-body-bytes.)"
+    )

@@ -1,10 +1,13 @@
 """Chooses the backends for requests that have an example set.
 
-The prefix caches of several backends can then hold more sets together than one cache can hold. A plan
-(proxy/backends/set_plan.py) says which backend a set belongs to. A plan fits the recent requests only on average, so
-each first turn is also checked against two limits: the backend's share of the recent requests, and its requests in
-flight. If the backend exceeds a limit, the next backend in the set's order of preference gets the request. The module
-depends only on names, counters and weights. It does not depend on HTTP, bundles or models.
+Each set belongs to one backend, or to few backends. The prefix caches of all backends together can therefore hold more
+sets than one cache can hold. A plan (proxy/backends/set_plan.py) says which backend a set belongs to.
+
+A plan fits the recent requests only on average. Each first turn is therefore also checked against two limits: the
+backend's share of the recent requests, and its requests in flight. If the backend exceeds a limit, the next backend in
+the set's order of preference gets the request.
+
+The module depends only on names, counters and weights. It does not depend on HTTP, bundles or models.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,11 +24,11 @@ _MAX_LOAD: Final = 1.25
 _ROUNDING: Final = 0.5
 _PLAN_INTERVAL: Final = 32  # requests; the interval is longer if there are many sets
 _FORGOTTEN: Final = 0.01  # requests; a set with fewer recent requests is forgotten
-# A set has one router key for each _SHARE_OF_KEY of the requests that belong to it, and at least one key. The number of
-# keys changes only if it differs by more than _KEY_TOLERANCE from the share of the set divided by _SHARE_OF_KEY.
+# The number of router keys of a set depends on its share of all requests with sets: one key per _SHARE_OF_KEY, rounded,
+# and at least one key. The number changes only if the exact quotient differs from it by more than _KEY_TOLERANCE.
 _SHARE_OF_KEY: Final = 0.25
 _KEY_TOLERANCE: Final = 0.75
-_FIRST_REQUESTS: Final = 50  # added to the number of all requests, because the shares of few requests mean little
+_FIRST_REQUESTS: Final = 50  # added to the number of all requests, because shares of few requests are not reliable
 _HASHES: Final = float(2**32)
 
 
@@ -89,7 +92,7 @@ class SetPlacement:
         return Placed([first, *[n for n in ordered if n != first]], choice)
 
     def _count(self, usable: Sequence[BackendLoad], example_set: str) -> None:
-        """Count a request of a set, and its share for each backend."""
+        """Count a request of a set, and add to each backend's count the share of this request that it should get."""
         total = sum([backend.weight for backend in usable])
         shares = {backend.name: backend.weight / total for backend in usable}
         for name, share in shares.items():
@@ -115,7 +118,8 @@ class SetPlacement:
     def _choose(self, usable: Sequence[BackendLoad], affinity: Affinity, example_set: str) -> tuple[str | None, str]:
         """Return the name of the backend, and how it was chosen. The name is None if every backend has too much load.
 
-        The share of recent requests does not move a later turn, because its backend holds the whole conversation.
+        Only a first turn is checked against the share of recent requests. A later turn stays at its backend, which has
+        the whole conversation in its cache.
         """
         order = preference(example_set, tuple([backend.name for backend in usable]))
         home = _home(self._plan[example_set], affinity.conversation) if example_set in self._plan else order[0]
@@ -129,12 +133,12 @@ class SetPlacement:
 
 
 class _BackendCounts:
-    """The recent requests of one backend. Each further request of the model makes the older ones count less.
+    """The recent requests of one backend. Each further request for the model makes the older requests count less.
 
     Attributes:
-        received: How many of the requests the backend received.
-        share: How many requests it should have received. A backend that joins later begins with 0 for both numbers, so
-            it does not get extra requests to catch up with the others.
+        received: How many recent requests the backend received.
+        share: How many recent requests the backend should have received. For a backend that joins later, both numbers
+            begin with 0, so it does not get extra requests to catch up with the others.
     """
 
     __slots__ = ("received", "share")
@@ -158,7 +162,7 @@ class _SetCounts:
     """The recent requests of each set. Older requests count less.
 
     Attributes:
-        new: How many requests were counted since `recent` was called.
+        new: How many requests were counted since the last call of `recent`.
     """
 
     def __init__(self) -> None:
@@ -198,5 +202,10 @@ def _checksum(text: str) -> int:
 
 
 def _router_keys(share: float, before: int) -> int:
-    """Return the number of router keys of a set. `share` is its share of the requests in units of _SHARE_OF_KEY."""
+    """Return the number of router keys of a set.
+
+    Args:
+        share: The share of the set in the requests, divided by _SHARE_OF_KEY.
+        before: The present number of its router keys.
+    """
     return before if abs(share - before) <= _KEY_TOLERANCE else max(1, round(share))

@@ -1,10 +1,9 @@
 """Assigns requests to arms of experiments, and determines the model, variant and bundle that serve each request.
 
-This module does not depend on HTTP or on the store. The function `definition.assign` computes the arm of a
-unit.
+This module does not depend on HTTP or on the store. The function `definition.assign` computes the arm of a unit.
 
-A client may name a variant, in a header or as a suffix of the model name such as MODEL@raw. The request is then served
-with this variant. Such a request is called an override: it is recorded, but comparisons of arms leave it out. Other
+A client may name a variant in a header, or as a suffix of the model name such as MODEL@raw. Its request is then served
+with this variant. Such a request is called an override. It is recorded, but comparisons of arms leave it out. All other
 requests are served as their arms define. A request in no experiment is served with the server's default variant.
 """
 
@@ -32,7 +31,7 @@ class ArmAssignment:
     Attributes:
         experiment: The experiment.
         arm: The arm of the request's unit. None before the experiment's start.
-        propensity: Probability of this arm for a unit at the time of the request. 1 before the experiment's start.
+        propensity: Probability that a unit gets this arm, at the time of the request. 1 before the experiment's start.
         override: Whether the client named a variant. If so, the request was not served as the arm defines.
     """
 
@@ -63,7 +62,7 @@ class Assignment:
         unit: Digest of the request's unit (see `units`).
         conversation: Digest of the request's conversation (see `units`).
         time: Time at which the request started, Unix seconds.
-        arms: One entry for each experiment that records the request.
+        arms: The arms of the request, one for each experiment that records the request.
         treatment: The model, the variant and the bundle that the request is served with.
     """
 
@@ -131,9 +130,9 @@ class ActiveExperiments:
         If the arm does not name a model, a variant or a bundle, the request gets the one in the argument `treatment`.
         There are three exceptions:
 
-        - If the arm names a model but no bundle, the bundle is that of the model in `bundles_by_model`.
+        - If the arm names a model but no bundle, the bundle is the one that `bundles_by_model` contains for this model.
         - If the arm names a bundle but no variant, the variant is `aligned`.
-        - If the arm names no variant, and the request has no bundle by these rules, the variant is `raw`.
+        - If the arm names no variant, and these rules give no bundle, the variant is `raw`.
 
         Args:
             arm: The arm.
@@ -226,7 +225,7 @@ def _control_treatment(
     treatment: Treatment,
     bundles_by_model: Mapping[str, ServedBundle],
 ) -> Treatment:
-    """Return the treatment of a request in a stopped experiment: the control's, unless the client named a variant."""
+    """Return the treatment of a request in a stopped experiment: as the control defines, except for an override."""
     if treatment.choice.explicit:
         return treatment
     return active.treatment(experiment.arm(experiment.control), treatment, bundles_by_model)
@@ -258,8 +257,8 @@ def _with_weights(experiment: Experiment, weights: Mapping[str, float]) -> Exper
 def bundles_to_warm(active: ActiveExperiments | None) -> Iterator[tuple[str, ServedBundle]]:
     """Yield pairs of a model id and the bundle of an arm that is used with this model.
 
-    The model is the one that the arm names. If the arm names none, there is one pair for each model that the experiment
-    names. If the experiment names none either, the model is the one in the bundle's manifest.
+    If the arm names a model, there is one pair with this model. Otherwise, there is one pair for each model that the
+    experiment names. If neither the arm nor the experiment names a model, the bundle's manifest names it.
     """
     for experiment in active.experiments if active else ():
         for arm in experiment.arms:

@@ -4,8 +4,8 @@ The module sends the prefix of each example set to a backend at the start, after
 back after an outage. One process does this for all workers. It sends one prefix at a time, and only while a backend
 serves few requests of users. After each prefix, it pauses for as long as the backend took, so that a backend spends at
 most half of its time on prefixes. No pause is longer than five seconds, so a slow backend can spend more. These
-requests do not pass through the code that serves users, so they are in no experiment, are not judged, and are not
-counted as requests.
+requests do not pass through the code that serves users. So they are in no experiment, the shadow judge does not see
+them, and no metric counts them as requests.
 """
 
 import asyncio
@@ -64,7 +64,13 @@ async def _cancel_at_drain(gateway: Gateway, tasks: Sequence["asyncio.Task[None]
 
 @dataclass(slots=True)
 class _Progress:
-    """The number of a bundle's prefixes: all of them, those that the backend answered, and those that failed."""
+    """How many prefixes of a bundle were handled.
+
+    Attributes:
+        total: The number of prefixes of the bundle.
+        sent: The number of prefixes that the backend answered.
+        failed: The number of prefixes that failed.
+    """
 
     total: int = 0
     sent: int = 0
@@ -98,10 +104,10 @@ class CacheWarmer:
             await asyncio.sleep(self._interval)
 
     def _wanted(self, backend: Backend) -> Mapping[Hashable, tuple[Model, ServedBundle]]:
-        """Return the models and bundles that a backend serves now.
+        """Return the pairs of a model and a bundle that a backend serves now.
 
-        The key of a pair is another one after a restart of the backend or a reload, when the cache may have lost the
-        prefixes.
+        Each pair has a key. The key changes when the backend recovers, and when bundles are reloaded, because the cache
+        may then lack the prefixes.
         """
         if not backend.healthy:
             return {}
@@ -123,7 +129,7 @@ class CacheWarmer:
             problem = f"not done after {_WARMING_TIMEOUT:g} s"
         except ProxyError as error:
             progress.failed, problem = 1, str(error)
-        except Exception as error:  # noqa: BLE001 - the root of a task: one failure must not end it
+        except Exception as error:  # noqa: BLE001 - one failure must not end the task
             log_failure("defect", error, task="cache warming")
         finally:
             self._count("failed", progress.failed)
@@ -156,20 +162,20 @@ class CacheWarmer:
     def _is_preferred(self, backend: Backend, model: Model, injection: Injection) -> bool:
         """Return whether the pool sends requests with this example set to this backend first.
 
-        These sets are sent last, because a small cache keeps what was sent last.
+        The sets for which this is true are sent last, because a small cache keeps what was sent last.
         """
         ranked = self._gateway.pool.backends_of_set(model.id, set_key(injection.bundle, injection.set_name))
         return next((one for one in ranked if one.healthy), backend) is backend
 
     async def _wait_until_quiet(self, backend: Backend) -> None:
-        while self._user_requests(backend) > _MAX_USER_REQUESTS:  # noqa: ASYNC110  other workers cannot set an event
+        while self._user_requests(backend) > _MAX_USER_REQUESTS:  # noqa: ASYNC110  no event reports the requests of other workers
             await asyncio.sleep(_QUIET_INTERVAL)
 
     def _user_requests(self, backend: Backend) -> float:
         """Return how many requests of users a backend serves now.
 
-        A worker tells the others only how many requests it has at all backends together. How many of these requests are
-        at this backend is therefore estimated.
+        A worker tells the other workers only the number of its requests at all backends together. The number of their
+        requests at this backend is therefore estimated.
         """
         in_flight = self._shared.in_flight
         elsewhere = sum(in_flight) - in_flight[self._shared.worker]
