@@ -28,7 +28,7 @@ def _before_name(group: str, between: str = r"[,:]?[^\S\n]+") -> re.Pattern[str]
 
 _STATED: Final = _before_name("stated", r"[,:]?\s+")
 _LABEL: Final = re.compile(
-    rf"(?:^|[\n,;|(*])[^\S\n]*[-*•]*[^\S\n]*{any_of('labels')}[*]*[^\S\n]*[:：=][^\S\n]*{_TITLED}"
+    rf"(?:^|[\n,;|(*])(?>[^\S\n]*(?:[-*•]+[^\S\n]*)?){any_of('labels')}[*]*[^\S\n]*[:：=][^\S\n]*{_TITLED}"
 )
 _CAPITALISED: Final = (
     (_LABEL, _ANY),

@@ -33,11 +33,13 @@ def scrub(texts: Sequence[str]) -> Scrubbed:
 
     A name that one of the texts introduces is replaced wherever it occurs in any of them.
     """
-    names = {text[one.start : one.end].strip() for text in texts for one in find_names(text)}
+    findings = [[*_findings(text)] for text in texts]
+    introduced = [(text, one) for text, own in zip(texts, findings, strict=True) for one in own if one.kind == NAME]
+    names = {text[one.start : one.end].strip() for text, one in introduced}
     found: Counter[str] = Counter()
     scrubbed = []
-    for text in texts:
-        parts = _without_overlaps([*_findings(text), *find_known_names(text, names)])
+    for text, own in zip(texts, findings, strict=True):
+        parts = _without_overlaps([*own, *find_known_names(text, names)])
         found.update(one.kind for one in parts)
         scrubbed.append(_replaced(text, parts))
     return Scrubbed(tuple(scrubbed), dict(found))
