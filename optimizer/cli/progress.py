@@ -17,7 +17,17 @@ from rich.text import Text
 
 from index.measures.confidence import bootstrap_mean
 from optimizer.core.budget import Limits
-from optimizer.core.journal import DROPPED, ESTIMATED, JUDGE_TRUST, NO_CHANGE, RACE_LENGTH, SET_PROMPTS, UNUSABLE, Event
+from optimizer.core.journal import (
+    DROPPED,
+    ESTIMATED,
+    JUDGE_TRUST,
+    NO_CHANGE,
+    RACE_LENGTH,
+    SET_PROMPTS,
+    SPECIFICATION,
+    UNUSABLE,
+    Event,
+)
 from optimizer.models.token_count import NO_USAGE
 
 _STATUS_INTERVAL: Final = 30.0
@@ -148,6 +158,7 @@ class ProgressDisplay:
             "spent": _spent_line,
             RACE_LENGTH: _race_length_line,
             SET_PROMPTS: _set_prompts_line,
+            SPECIFICATION: _specification_line,
             UNUSABLE: _unusable_line,
             DROPPED: _dropped_line,
             JUDGE_TRUST: _trust_line,
@@ -191,6 +202,11 @@ def _race_length_line(event: Event) -> str:
 
 def _set_prompts_line(event: Event) -> str:
     return f"  the sets {', '.join(event['sets'])} have prompts of their own: a new prompt replaces all of them"
+
+
+def _specification_line(event: Event) -> str:
+    stated = " ".join(event["rules"]) or "nothing in common"
+    return f"  what people prefer, as {event['pairs']} pairs show it: {stated}"
 
 
 def _unusable_line(event: Event) -> str:

@@ -14,6 +14,7 @@ from index.layouts import find_marker
 from index.measures.answer_form import word_count
 from index.measures.word_sequences import Sequences, word_sequences
 from optimizer.core.errors import ModelError, UnparsableReplyError
+from optimizer.core.journal import SPECIFICATION
 from optimizer.data.preferences import SOURCES, PreferencePair, Preferences
 from optimizer.data.scrubbing.scrub import is_private, scrub
 from optimizer.models.cached_calls import CachedCalls
@@ -31,8 +32,6 @@ _MAX_CHARACTERS: Final = 600
 _MAX_TOKENS: Final = 1024
 _TEMPERATURE: Final = 0.0
 _COPIED_WORDS: Final = 8
-SPECIFICATION: Final = "specification"
-"""The name of the note in the journal."""
 _SOURCE: Final = "preferences"
 
 

@@ -1,8 +1,9 @@
 """Decides whether a run asks its writer model what people prefer, and asks it."""
 
 from optimizer.core.config_tables import RunConfig
+from optimizer.core.journal import SPECIFICATION
 from optimizer.core.model_tables import PUBLISHED_RULES
-from optimizer.stages.preferences.specification import SPECIFICATION, state_preferences
+from optimizer.stages.preferences.specification import state_preferences
 from optimizer.stages.proposers.base import WRITER
 from optimizer.stages.run_context import RunContext
 from optimizer.stages.writer_protocol import ROLE

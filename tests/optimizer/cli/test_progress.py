@@ -22,6 +22,8 @@ EVENTS: list[Event] = [
     {"note": "trial", "knob": "k", "value": 3, "mean": 0.6, "low": 0.5, "high": 0.7, "rows": 12, "kept": True},
     {"note": "spent", "what": "tokens"},
     {"note": "set_prompts", "sets": ["refusal-1", "other-2"]},
+    {"note": "specification", "rules": ["Be brief.", "Use lists."], "pairs": 30},
+    {"note": "specification", "rules": [], "pairs": 1},
 ]
 
 
@@ -41,6 +43,9 @@ def test_progress_prints_one_line_per_event_and_none_of_an_earlier_session() -> 
         "the budget of tokens is spent: the best so far is evaluated",
         "searching | best 0.600 [0.500, 0.700] | 1/50 calls, 120 tokens, 0.25 money, 0.5/10 min",
         "  the sets refusal-1, other-2 have prompts of their own: a new prompt replaces all of them",
+        "  what people prefer, as 30 pairs show it: Be brief. Use lists.",
+        "  what people prefer, as 1 pairs show it: nothing in common",
+        "searching | best 0.600 [0.500, 0.700] | 1/50 calls, 120 tokens, 0.25 money, 0.5/10 min",
     ]
 
 
