@@ -90,6 +90,7 @@ lint:
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy $(MYPY_ARGS)
+	$(BIN)/mypy --platform darwin --python-version 3.14 --cache-dir .mypy_cache/newest $(MYPY_ARGS)
 	$(BIN)/lint-imports
 
 format:

@@ -122,6 +122,11 @@ def test_supported_versions_are_the_same_everywhere() -> None:
     ]
 
 
+def test_types_are_also_checked_for_the_newest_version_on_macos() -> None:
+    """So that mypy finds names that another system or a later version does not have."""
+    assert f"mypy --platform darwin --python-version {PYTHONS[-1]} " in (ROOT / "Makefile").read_text(encoding="utf-8")
+
+
 def test_oldest_version_is_the_same_everywhere() -> None:
     tool = PROJECT["tool"]
     assert PROJECT["project"]["requires-python"] == f">={OLDEST}"
