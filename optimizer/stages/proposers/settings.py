@@ -1,5 +1,6 @@
 """The proposers `retrieval` and `sampling`: other settings of a bundle. They call no model."""
 
+import asyncio
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +12,7 @@ from optimizer.core.candidate import Bank, Candidate
 from optimizer.stages.prompt_edits import pool_sentences
 from optimizer.stages.proposers.base import PROMPT, RETRIEVAL, SAMPLING, Parent, Proposal
 from optimizer.stages.proposers.failures import NO_REFUSAL, WRONG_REFUSAL, Failure
+from optimizer.stages.proposers.partition import partition
 
 _COUNTS: Final = (1, 2, 3, 4, 6, 8)
 _ORDERS: Final = ("similar_last", "similar_first", "canonical")
@@ -24,7 +26,8 @@ _PENALTIES: Final[Mapping[str, Sequence[float]]] = {
     "presence_penalty": (0.0, 0.3, 0.6),
 }
 """The temperature is not tried: a change of it shows the luck of the draws rather than a better answer."""
-_WEIGHTS: Final = {"k": 3, "policy": 3, "order": 1, "minimum_similarity": 1, "max_injected_tokens": 1, "prompts": 1}
+_WEIGHTS: Final = {"k": 3, "policy": 3, "sets": 3}
+"""How much more often a proposal comes from these groups of settings than from another one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,17 +47,20 @@ class SettingsProposer:
     async def propose(self, parent: Parent, _count: int) -> Sequence[Proposal]:
         """Return candidates with other settings in random order, all that there are."""
         rng = parent.random(f"{self.seed}:{self.name}")
-        groups = {name: list(ones) for name, ones in self.settings(parent).items() if ones}
+        # In a thread, because dividing a bank into sets takes seconds.
+        settings = await asyncio.to_thread(self.settings, parent)
+        groups = {name: list(ones) for name, ones in settings.items() if ones}
         return list(_in_random_order(groups, rng))
 
 
 def retrieval_settings(parent: Parent) -> Mapping[str, Sequence[Proposal]]:
-    """Return the candidates with another policy, number, order, limits of the examples, or prompts of sets."""
+    """Return the candidates with another policy, number, order, limits of the examples, sets, or prompts of sets."""
     one, policy = parent.candidate, parent.candidate.retrieval
     if not one.bank.examples:
         return {}
     found = {
         "policy": list(_policies(one)),
+        "sets": list(filter(None, [partition(one, parent.random("sets"))])),
         "prompts": list(_set_prompts(one, parent.failures)),
     }
     if policy.policy != "set":
