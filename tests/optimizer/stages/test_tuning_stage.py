@@ -37,7 +37,9 @@ class Scripted:
         self._quality = quality
 
     async def score(self, candidate: Candidate, row: Row, replicate: int = 0) -> ScoredReply:
-        noise = random.Random(f"{candidate.key} {row.query} {replicate}").gauss(0, 0.1)
+        # The noise must not depend on the texts of the bundle, or a reworded example would change the result.
+        settings = f"{sorted(candidate.sampling.items())} {candidate.retrieval} {candidate.layout}"
+        noise = random.Random(f"{settings} {row.query} {replicate}").gauss(0, 0.1)
         return ScoredReply(Reply("Yes.", "stop", 1, 1, ()), self._quality(candidate) + noise, {})
 
 
