@@ -11,9 +11,12 @@ module `service`. The store adds the column to an existing table automatically.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 from proxy.experiments.definition import Better
+
+MetricUnit = Literal["share", "seconds", "tokens", ""]
+"""The unit of a metric's values. share: the fraction of requests for which something is true. Empty: unknown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +30,14 @@ class AutomaticMetric:
             column must allow NULL, since rows that an earlier version wrote have no value in it.
         expression: SQL expression that computes the metric from a row `e` of the table of exposures. Empty if the
             metric's column holds the value, or if the value is in the table of judgements.
+        unit: The unit of the metric's values.
     """
 
     name: str
     better: Better
     column: str = ""
     expression: str = ""
+    unit: MetricUnit = "share"
 
     @property
     def maximum(self) -> float:
@@ -69,10 +74,10 @@ _REGENERATED: Final = """
 AUTOMATIC_METRICS: Final[Mapping[str, AutomaticMetric]] = {
     metric.name: metric
     for metric in (
-        AutomaticMetric("latency", "lower", "{real}"),
-        AutomaticMetric("time_to_first_token", "lower", "{real}"),
-        AutomaticMetric("prompt_tokens", "lower", "INTEGER"),
-        AutomaticMetric("completion_tokens", "lower", "INTEGER"),
+        AutomaticMetric("latency", "lower", "{real}", unit="seconds"),
+        AutomaticMetric("time_to_first_token", "lower", "{real}", unit="seconds"),
+        AutomaticMetric("prompt_tokens", "lower", "INTEGER", unit="tokens"),
+        AutomaticMetric("completion_tokens", "lower", "INTEGER", unit="tokens"),
         AutomaticMetric("ended_by_itself", "higher", "SMALLINT"),
         AutomaticMetric("truncated", "lower", "SMALLINT NOT NULL"),
         AutomaticMetric("error", "lower", "SMALLINT NOT NULL"),
@@ -82,3 +87,10 @@ AUTOMATIC_METRICS: Final[Mapping[str, AutomaticMetric]] = {
     )
 }
 """The automatic metrics by name. In a column's type, `{real}` stands for the floating-point type of the database."""
+
+
+def unit_of(metric: str, *, is_share: bool) -> MetricUnit:
+    """Return the unit of a metric. `is_share` says whether all values that clients sent are true (1) or false (0)."""
+    if metric in AUTOMATIC_METRICS:
+        return AUTOMATIC_METRICS[metric].unit
+    return "share" if is_share else ""

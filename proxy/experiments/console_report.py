@@ -7,15 +7,22 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from proxy.experiments.analysis.report import ArmMean, Comparison, GuardrailResult, Interval, Report
+from proxy.experiments.analysis.report import Comparison, GuardrailResult, Report
 
-_COLOURS: Final[Mapping[str, str]] = {"better": "green", "worse": "red", "stop": "red", "blocked": "red"}
+_COLOURS: Final[Mapping[str, str]] = {
+    "better": "green",
+    "alike": "green",
+    "worse": "red",
+    "stop": "red",
+    "blocked": "red",
+}
 _MIN_WIDE_COLUMNS: Final = 110  # minimum width of the terminal, in characters, to print all columns
 
 
 def print_report(name: str, report: Report, output: Console) -> None:
-    """Print the verdict, the sizes of the arms, the comparisons and the guardrails."""
+    """Print the verdict, what to do, the sizes of the arms, the comparisons and the guardrails."""
     output.print(report.verdict.sentence, style=_COLOURS.get(report.verdict.decision, "bold"), markup=False)
+    output.print(f"What to do: {report.verdict.advice.sentence}", markup=False)
     output.print(_arm_sizes(report), style="dim", markup=False)
     if report.comparisons:
         output.print(_comparison_table(name, report, wide=output.width >= _MIN_WIDE_COLUMNS))
@@ -35,11 +42,11 @@ def _arm_sizes(report: Report) -> str:
 
 def _comparison_table(name: str, report: Report, *, wide: bool) -> Table:
     table = Table(title=f"{name} (* decides)", title_justify="left", box=box.SIMPLE)
-    headings = ["metric", "arm", "mean / control", "lift", "at any time", "p"]
+    headings = ["metric", "arm", "arm against control", "difference", "at any time", "p"]
     if wide:
         headings += ["units"] if report.peeking_only else ["one look", "units"]
     for heading in headings:
-        table.add_column(heading, no_wrap=heading not in ("at any time", "one look"))
+        table.add_column(heading, no_wrap=heading in ("difference", "p", "units"))
     for one in report.comparisons:
         cells = _cells_by_heading(one)
         table.add_row(*(cells[heading] for heading in headings))
@@ -47,32 +54,22 @@ def _comparison_table(name: str, report: Report, *, wide: bool) -> Table:
 
 
 def _cells_by_heading(one: Comparison) -> Mapping[str, str]:
-    p = one.p_anytime_adjusted
+    p, told = one.p_anytime_adjusted, one.headline
     return {
         "metric": f"{one.metric} *" if one.primary else one.metric,
         "arm": one.arm,
-        "mean / control": f"{_format_mean(one.arm_mean)} / {_format_mean(one.control_mean)}",
-        "lift": "" if one.lift is None else f"{one.lift:+.1%}",
-        "at any time": _format_interval(one.lift_anytime, one.anytime) or "not yet",
+        "arm against control": (told.means if told else "") or _format_means(one),
+        "difference": told.short if told else "",
+        "at any time": (told.short_between if told else "") or "not yet",
         "p": "" if p is None else f"{p:.2g}",
-        "one look": _format_interval(one.lift_fixed, one.fixed),
+        "one look": told.short_one_look if told else "",
         "units": f"{one.arm_mean.units:,} / {one.control_mean.units:,}",
     }
 
 
-def _format_mean(arm: ArmMean) -> str:
-    return "-" if arm.mean is None else f"{arm.mean:.3g}"
-
-
-def _format_interval(lifts: Interval | None, differences: Interval | None) -> str:
-    """Format the interval of the lift in percent.
-
-    If the lift is unknown, format the interval of the difference in the metric's unit, or return an empty text if the
-    difference is unknown too.
-    """
-    if lifts:
-        return f"{lifts.low:+.1%} to {lifts.high:+.1%}"
-    return f"{differences.low:+.3g} to {differences.high:+.3g}" if differences else ""
+def _format_means(one: Comparison) -> str:
+    arm, control = ("-" if each.mean is None else f"{each.mean:.3g}" for each in (one.arm_mean, one.control_mean))
+    return f"{arm} against {control}"
 
 
 def _guardrail_line(one: GuardrailResult) -> str:
@@ -90,7 +87,7 @@ def _left_out_line(report: Report) -> str:
 
 
 def _footnote(report: Report) -> str:
-    text = f"Intervals of {1 - report.level:.0%}. `at any time` is valid however often you look, and it decides"
+    text = f"Intervals of {100 * (1 - report.level):g} %. `at any time` is valid however often you look, and it decides"
     if report.peeking_only:
         return f"{text}. The weights depended on outcomes, so there is no interval for a single look."
     return f"{text}. `one look` is valid only for one planned look. `p` is valid at any time, and is adjusted (Holm)."

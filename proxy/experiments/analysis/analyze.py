@@ -9,18 +9,17 @@ tests of guardrails (Bonferroni).
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import chain
 from typing import Final, NamedTuple
 
 import numpy as np
 
+from proxy.experiments.analysis.comparisons import conclude
 from proxy.experiments.analysis.estimators import (
     EffectEstimate,
     Moments,
     adjusted,
     estimate_difference,
     estimate_log_ratio,
-    holm,
     moments,
 )
 from proxy.experiments.analysis.report import (
@@ -36,7 +35,8 @@ from proxy.experiments.analysis.report import (
 )
 from proxy.experiments.analysis.samples import Samples, collect_samples, sample_ratio, units_per_day
 from proxy.experiments.analysis.sequential import Floats
-from proxy.experiments.analysis.verdict import verdict_of
+from proxy.experiments.analysis.verdict import Evidence, verdict_of
+from proxy.experiments.automatic_metrics import unit_of
 from proxy.experiments.definition import Experiment, Guardrail, Metric
 from proxy.experiments.records import UnitOutcomes
 
@@ -73,13 +73,15 @@ def analyse(
     samples = collect_samples(units, [arm.name for arm in experiment.arms], sorted(names))
     adaptive = experiment.adaptive is not None or weights is not None
     analysis = Analysis(experiment, samples, adaptive)
-    comparisons = _adjusted_comparisons(analysis.comparisons())
+    comparisons = conclude(analysis.comparisons())
     ratio, guardrails = sample_ratio(samples, adaptive=adaptive), analysis.guardrails()
+    rate = units_per_day(samples)
+    evidence = Evidence(experiment.name, len(samples), rate, ratio, comparisons, guardrails, LEVEL, BURN_IN)
     return Report(
         units=len(samples),
         first_seen=float(samples.times[0]) if len(samples) else None,
         last_seen=float(samples.times[-1]) if len(samples) else None,
-        units_per_day=units_per_day(samples),
+        units_per_day=rate,
         level=LEVEL,
         peeking_only=adaptive,
         planned_units=experiment.planned_units,
@@ -89,7 +91,7 @@ def analyse(
         comparisons=comparisons,
         guardrail_results=guardrails,
         series=analysis.series(),
-        verdict=verdict_of(len(samples), ratio, comparisons, guardrails, LEVEL, BURN_IN),
+        verdict=verdict_of(evidence),
     )
 
 
@@ -190,6 +192,7 @@ class Analysis(NamedTuple):
         estimates = self.estimates(metric.name, arm)
         plain = Comparison(
             metric=metric.name,
+            unit=unit_of(metric.name, is_share=metric.name in self.samples.shares),
             better=metric.better,
             primary=metric == self.experiment.metrics[0],
             arm=arm,
@@ -273,27 +276,3 @@ def _lift_interval(log_ratio: Interval) -> Interval:
 
 def _negated(estimate: EffectEstimate) -> EffectEstimate:
     return replace(estimate, effect=-estimate.effect)
-
-
-def _adjusted_comparisons(comparisons: Sequence[Comparison]) -> tuple[Comparison, ...]:
-    """Adjust the p-values in two groups: those of the primary metric, and those of all other metrics."""
-    groups = [[one for one in comparisons if one.primary], [one for one in comparisons if not one.primary]]
-    return tuple(chain.from_iterable(_adjusted_group(group) for group in groups))
-
-
-def _adjusted_group(group: Sequence[Comparison]) -> list[Comparison]:
-    """Adjust the p-values of one group of tests by Holm's method.
-
-    An unknown p-value counts as 1. Therefore the number of tests, which determines how strongly p-values are adjusted,
-    does not change when a metric gets its first values.
-    """
-    fixed = holm([1.0 if one.p_fixed is None else one.p_fixed for one in group])
-    anytime = holm([1.0 if one.p_anytime is None else one.p_anytime for one in group])
-    return [
-        replace(
-            one,
-            p_fixed_adjusted=None if one.p_fixed is None else p_fixed,
-            p_anytime_adjusted=None if one.p_anytime is None else p_anytime,
-        )
-        for one, p_fixed, p_anytime in zip(group, fixed, anytime, strict=True)
-    ]

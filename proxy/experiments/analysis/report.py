@@ -8,35 +8,34 @@ or infinite. The report without the summary has this form:
      "peeking_only": false, "planned_units": 4000, "burn_in": 100, "adaptive_weights": null,
      "sample_ratio": {"counts": {"raw": 2600}, "expected": {"raw": 2598.5}, "p_anytime": 1.0, "p_fixed": 0.97,
                       "blocks": false},
-     "comparisons": [{"metric": "thumbs_up", "better": "higher", "primary": true, "arm": "new", "control": "raw",
+     "comparisons": [{"metric": "thumbs_up", "unit": "share", "better": "higher", "primary": true, "arm": "new",
+                      "control": "raw",
                       "arm_mean": {"units": 2600, "effective_units": 2600.0, "mean": 0.31, "deviation": 0.46},
                       "control_mean": {...}, "difference": 0.02, "fixed": {"low": ..., "high": ...},
                       "anytime": {"low": ..., "high": ...} , "lift": 0.07, "lift_fixed": ..., "lift_anytime": ...,
                       "p_fixed": 0.1, "p_anytime": 1.0, "p_fixed_adjusted": ..., "p_anytime_adjusted": ...,
                       "history": {"units": 900, "variance_kept": 0.7}, "detectable": 0.035, "detectable_lift": 0.12,
                       "targets": [{"lift": 0.05, "difference": 0.015, "units": 9000, "days": 6.1}],
-                      "ready": true}],
+                      "ready": true,
+                      "headline": {"scale": "difference", "unit": "percentage points", "estimate": 2.0, "low": -3.0,
+                                   "high": 7.0, "means": "31 % against 29 %", "words": "2 percentage points higher",
+                                   "words_between": "between 3 percentage points lower and ...", "short": "+2 points",
+                                   "short_between": "-3 to +7 points"}}],
      "guardrail_results": [{"metric": "latency", "arm": "new", "tolerance": 0.5, "worse_by": 0.1,
                             "worse_at_least": -0.2, "stops": true, "breached": false}],
      "series": [{"arm": "new", "points": [{"time": 1.7e9, "units": 104, "difference": 0.02, "fixed": {...},
                  "anytime": {...}}]}],
-     "verdict": {"decision": "undecided", "arm": null, "sentence": "..."}, "left_out": {"thumbs_up": 1}}
+     "verdict": {"decision": "undecided", "arm": "new", "sentence": "...", "headline": {...},
+                 "advice": {"action": "continue", "sentence": "...", "more_units": 3800, "more_days": 5.1}},
+     "left_out": {"thumbs_up": 1}}
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-Decision = Literal["blocked", "stop", "better", "worse", "undecided", "waiting"]
-"""The decision of a verdict.
-
-blocked: the sizes of the arms do not fit their propensities.
-stop: a guardrail that stops the experiment is breached.
-better: an arm is significantly better than the control in the primary metric.
-worse: an arm is significantly worse than the control in the primary metric.
-undecided: no arm differs significantly from the control in the primary metric.
-waiting: there are no units, or no comparison of the primary metric is ready.
-"""
+from proxy.experiments.analysis.conclusion import Headline, Verdict
+from proxy.experiments.automatic_metrics import MetricUnit
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +108,7 @@ class Comparison:
 
     Attributes:
         metric: Name of the metric.
+        unit: Unit of the metric's values: `share`, `seconds`, `tokens`, or empty if it is unknown.
         better: Whether higher or lower values of the metric are better.
         primary: Whether this is the primary metric, which decides which arm is better or worse.
         arm: Name of the arm.
@@ -132,9 +132,11 @@ class Comparison:
         detectable_lift: `detectable` as a fraction of the control's mean.
         targets: For each of several lifts, the number of units at which the lift is detected. Empty if the weights are
             adaptive or the control's mean is 0.
+        headline: The difference as people read it. None if it is unknown.
     """
 
     metric: str
+    unit: MetricUnit
     better: Literal["higher", "lower"]
     primary: bool
     arm: str
@@ -156,6 +158,7 @@ class Comparison:
     detectable: float | None = None
     detectable_lift: float | None = None
     targets: tuple[Target, ...] = ()
+    headline: Headline | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,21 +234,6 @@ class Series:
 
     arm: str
     points: tuple[Point, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """The conclusion of a report.
-
-    Attributes:
-        decision: The kind of conclusion.
-        arm: Name of the arm that the decision is about. None if it is about no single arm.
-        sentence: The conclusion in words. Further sentences may warn of breached guardrails.
-    """
-
-    decision: Decision
-    arm: str | None
-    sentence: str
 
 
 @dataclass(frozen=True, slots=True)

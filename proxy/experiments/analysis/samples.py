@@ -35,6 +35,7 @@ class Samples:
             unit without a value.
         history: By name of the metric: mean over each unit's requests before its first request in the experiment, of
             shape (units,). NaN for a unit without a value.
+        shares: Names of the metrics whose values are all 0 or 1, as far as the sums of the units tell.
     """
 
     arms: tuple[str, ...]
@@ -43,6 +44,7 @@ class Samples:
     times: Floats
     values: dict[str, Floats]
     history: dict[str, Floats]
+    shares: frozenset[str]
 
     def __len__(self) -> int:
         return len(self.arm)
@@ -61,10 +63,11 @@ class Samples:
             self.times[:count],
             {name: values[:count] for name, values in self.values.items()},
             {name: values[:count] for name, values in self.history.items()},
+            self.shares,
         )
 
 
-def collect_samples(units: Iterable[UnitOutcomes], arms: Sequence[str], metrics: Iterable[str]) -> Samples:
+def collect_samples(units: Iterable[UnitOutcomes], arms: Sequence[str], metrics: Sequence[str]) -> Samples:
     """Collect the units that are in one of these arms, and leave out all others. `units` may be in any order.
 
     Units whose time or propensity cannot be right are left out too. A mean that cannot be right counts as unknown.
@@ -80,6 +83,7 @@ def collect_samples(units: Iterable[UnitOutcomes], arms: Sequence[str], metrics:
         np.array([unit.first_seen for unit in rows], np.float64),
         {name: _unit_means(unit.metrics.get(name, _NO_VALUE) for unit in rows) for name in metrics},
         {name: _unit_means(unit.history.get(name, _NO_VALUE) for unit in rows) for name in metrics},
+        frozenset(name for name in metrics if _is_share([unit.metrics.get(name, _NO_VALUE) for unit in rows])),
     )
 
 
@@ -99,6 +103,12 @@ def _unit_means(sums: Iterable[SumAndCount]) -> Floats:
     means[np.abs(means) < MIN_MAGNITUDE] = 0.0
     means[np.abs(means) > MAX_VALUE] = math.nan
     return means
+
+
+def _is_share(sums: Sequence[SumAndCount]) -> bool:
+    """Return whether each sum is that of values that are 0 or 1, and there is a value."""
+    known = [(total, count) for total, count in sums if count]
+    return bool(known) and all(0 <= total <= count and total == int(total) for total, count in known)
 
 
 def _propensities(arm: NDArray[np.intp], own: Floats, arms: int) -> Floats:

@@ -1,18 +1,45 @@
-"""Builds the verdict of a report: a decision, and its text for people. It does not depend on arrays or SQL."""
+"""Builds the verdict of a report: a decision, its text for people, and advice. It does not depend on arrays or SQL."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
-from proxy.experiments.analysis.report import Comparison, GuardrailResult, Interval, SampleRatio, Verdict
+from proxy.experiments.analysis import advice
+from proxy.experiments.analysis.conclusion import Advice, Decision, Verdict
+from proxy.experiments.analysis.headline import side
+from proxy.experiments.analysis.report import Comparison, GuardrailResult, SampleRatio
 
 
-def verdict_of(
-    units: int,
-    ratio: SampleRatio,
-    comparisons: Sequence[Comparison],
-    guardrails: Sequence[GuardrailResult],
-    level: float,
-    burn_in: int,
-) -> Verdict:
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What a verdict follows from.
+
+    Attributes:
+        experiment: Name of the experiment.
+        units: Number of units in the experiment.
+        units_per_day: Rate at which new units arrive. None while it is unknown.
+        ratio: The check of the arms' sizes.
+        comparisons: All comparisons. Only those of the primary metric are used.
+        guardrails: The results of the guardrails. A breach that does not stop the experiment adds a warning.
+        level: Significance level.
+        burn_in: Effective sample size that each arm needs for a comparison to be ready.
+    """
+
+    experiment: str
+    units: int
+    units_per_day: float | None
+    ratio: SampleRatio
+    comparisons: Sequence[Comparison]
+    guardrails: Sequence[GuardrailResult]
+    level: float
+    burn_in: int
+
+    @property
+    def primary(self) -> list[Comparison]:
+        """The comparisons of the primary metric."""
+        return [one for one in self.comparisons if one.primary]
+
+
+def verdict_of(evidence: Evidence) -> Verdict:
     """Build the verdict, which is valid for any number of looks.
 
     The first rule that applies determines the decision:
@@ -23,35 +50,48 @@ def verdict_of(
     4. No comparison of the primary metric is ready: waiting.
     5. The adjusted anytime-valid p-value of an arm in the primary metric is at most `level`: better or worse. If this
        holds for several arms, the verdict is about the best of them.
-    6. Otherwise: undecided.
-
-    Args:
-        units: Number of units in the experiment.
-        ratio: The check of the arms' sizes.
-        comparisons: All comparisons. Only those of the primary metric are used.
-        guardrails: The results of the guardrails. A breach that does not stop the experiment adds a warning.
-        level: Significance level.
-        burn_in: Effective sample size that each arm needs for a comparison to be ready.
+    6. All arms certainly differ from the control by less than matters (`advice.MIN_LIFT_THAT_MATTERS`): alike.
+    7. Otherwise: undecided.
     """
-    primary = [one for one in comparisons if one.primary]
-    if not units:
-        return Verdict("waiting", None, "No unit takes part yet.")
-    if ratio.blocks:
-        return Verdict("blocked", None, _mismatch_sentence(ratio))
-    if breached := next((one for one in guardrails if one.breached and one.stops), None):
-        return Verdict("stop", breached.arm, f"Stop: {_breach_sentence(breached)}")
-    decided = _primary_verdict(primary, level, burn_in)
-    warnings = "".join(f" But {_breach_sentence(one)}" for one in guardrails if one.breached)
-    return Verdict(decided.decision, decided.arm, decided.sentence + warnings)
+    if not evidence.units:
+        return _plain("waiting", "No unit takes part yet.", advice.advice_without_units(evidence.experiment))
+    if evidence.ratio.blocks:
+        return _plain("blocked", _mismatch_sentence(evidence.ratio), advice.MISMATCH_ADVICE)
+    if breached := next((one for one in evidence.guardrails if one.breached and one.stops), None):
+        return Verdict("stop", breached.arm, f"Stop: {_breach_sentence(breached)}", None, advice.BREACH_ADVICE)
+    decided = _primary_verdict(evidence)
+    warnings = "".join(f" But {_breach_sentence(one)}" for one in evidence.guardrails if one.breached)
+    return replace(decided, sentence=decided.sentence + warnings)
 
 
-def _primary_verdict(primary: Sequence[Comparison], level: float, burn_in: int) -> Verdict:
-    if not any(one.ready for one in primary):
-        return Verdict("waiting", None, _early_sentence(primary, burn_in))
+def _plain(decision: Decision, sentence: str, what_to_do: Advice) -> Verdict:
+    return Verdict(decision, None, sentence, None, what_to_do)
+
+
+def _primary_verdict(evidence: Evidence) -> Verdict:
+    primary, level = evidence.primary, evidence.level
+    ready = [one for one in primary if one.ready]
+    if not ready:
+        few = advice.advice_for_few_units(primary, evidence.units, evidence.units_per_day, evidence.burn_in)
+        return _plain("waiting", _early_sentence(primary, evidence.burn_in), few)
     if certain := [one for one in primary if one.p_anytime_adjusted is not None and one.p_anytime_adjusted <= level]:
-        best = max(certain, key=_improvement)
-        return Verdict("better" if _improvement(best) > 0 else "worse", best.arm, _certain_sentence(best))
-    return Verdict("undecided", None, _undecided_sentence(max(primary, key=_improvement)))
+        return _certain_verdict(max(certain, key=_improvement), evidence)
+    best = max(ready, key=_improvement)
+    if len(ready) == len(primary) and all(advice.is_small(one) for one in primary):
+        return Verdict("alike", best.arm, _alike_sentence(best), best.headline, advice.advice_when_alike(best))
+    going_on = advice.advice_when_undecided(best, evidence.units, evidence.units_per_day)
+    return Verdict("undecided", best.arm, _undecided_sentence(best, len(primary)), best.headline, going_on)
+
+
+def _certain_verdict(one: Comparison, evidence: Evidence) -> Verdict:
+    is_better = _improvement(one) > 0
+    sentence = f"{one.arm} is {'better' if is_better else 'worse'} than {one.control}: {_difference_clause(one)}."
+    if not is_better:
+        rejecting = advice.advice_when_worse(one, evidence.experiment, len(evidence.primary))
+        return Verdict("worse", one.arm, sentence, one.headline, rejecting)
+    has_breach = any(each.breached for each in evidence.guardrails if each.arm == one.arm)
+    adopting = advice.advice_when_better(one, has_breach=has_breach)
+    return Verdict("better", one.arm, sentence, one.headline, adopting)
 
 
 def _improvement(one: Comparison) -> float:
@@ -63,17 +103,12 @@ def _mismatch_sentence(ratio: SampleRatio) -> str:
     counts = ", ".join(
         f"{count:,} in {arm} (expected {ratio.expected[arm]:,.0f})" for arm, count in ratio.counts.items()
     )
-    return (
-        f"No verdict, because the sizes of the arms do not fit their weights: {counts}. Find out which units are "
-        "missing before you trust any difference."
-    )
+    return f"No verdict, because the sizes of the arms do not fit their weights: {counts}."
 
 
 def _breach_sentence(one: GuardrailResult) -> str:
-    return (
-        f"{one.arm} is worse in {one.metric} by at least {_format_number(one.worse_at_least)}, and the "
-        f"tolerance is {_format_number(one.tolerance)}."
-    )
+    at_least = f"{one.worse_at_least:,.3g}"
+    return f"{one.arm} is worse in {one.metric} by at least {at_least}, and the tolerance is {one.tolerance:,.3g}."
 
 
 def _early_sentence(primary: Sequence[Comparison], burn_in: int) -> str:
@@ -86,56 +121,21 @@ def _early_sentence(primary: Sequence[Comparison], burn_in: int) -> str:
     return f"Too early to say: {one.metric} is known for {units} units in the smallest arm. Each arm needs {burn_in}."
 
 
-def _certain_sentence(one: Comparison) -> str:
-    word = "better" if _improvement(one) > 0 else "worse"
-    return (
-        f"{one.arm} is {word} than {one.control}: {one.metric} is {_format_number(one.arm_mean.mean)} against "
-        f"{_format_number(one.control_mean.mean)}{_lift_clause(one)}."
-    )
+def _difference_clause(one: Comparison) -> str:
+    """Return the means, the difference and its interval in words, for the end of a sentence."""
+    told = one.headline
+    if told is None:
+        return f"the difference in {one.metric} is unknown"
+    subject = f"{one.metric} is {told.means}, which is {told.words}" if told.means else f"{one.metric} is {told.words}"
+    return f"{subject} ({told.words_between}, however often you look)" if told.words_between else subject
 
 
-def _lift_clause(one: Comparison) -> str:
-    if one.lift is not None and one.lift_anytime is not None:
-        return f", {one.lift:+.1%} ({_format_percents(one.lift_anytime)}, however often one looks)"
-    if one.anytime is not None:
-        return f" (a difference of {_format_range(one.anytime)}, however often one looks)"
-    return ""
+def _alike_sentence(one: Comparison) -> str:
+    return f"{one.arm} is as good as {one.control}: {_difference_clause(one)}."
 
 
-def _undecided_sentence(one: Comparison) -> str:
-    if one.lift_anytime is not None:
-        between = _format_percents(one.lift_anytime)
-    else:
-        between = _format_range(one.anytime) if one.anytime else "an unknown amount"
-    sentence = f"No winner yet: {one.metric} of {one.arm} differs from that of {one.control} by {between}."
-    return sentence + _outlook_sentence(one)
-
-
-def _outlook_sentence(one: Comparison) -> str:
-    """Return a sentence that says after how much more time the experiment will detect a lift.
-
-    The sentence is about the smallest lift in `one.targets` that cannot be detected yet, but within a year. If there is
-    no such lift, the sentence is empty.
-    """
-    target = next((each for each in one.targets if each.days is not None and 0 < each.days < 366), None)
-    if target is None or target.days is None:
-        return ""
-    return f" A true {target.lift:.0%} would show after about {_format_days(target.days)} more."
-
-
-def _format_days(days: float) -> str:
-    if days < 2 / 24:
-        return f"{max(1, round(days * 1440))} minutes"
-    return f"{days * 24:.0f} hours" if days < 2 else f"{days:.0f} days"
-
-
-def _format_percents(interval: Interval) -> str:
-    return f"between {interval.low:+.1%} and {interval.high:+.1%}"
-
-
-def _format_range(interval: Interval) -> str:
-    return f"between {_format_number(interval.low)} and {_format_number(interval.high)}"
-
-
-def _format_number(value: float | None) -> str:
-    return "nothing" if value is None else f"{value:.4g}"
+def _undecided_sentence(one: Comparison, arms: int) -> str:
+    sentence = f"No winner yet between {one.arm} and {one.control}: {_difference_clause(one)}."
+    if one.anytime is not None and side(one.anytime):
+        return f"{sentence} This could be chance, because {arms} arms are compared."
+    return sentence

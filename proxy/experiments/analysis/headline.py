@@ -1,0 +1,217 @@
+"""Tells the difference between an arm and the control as people read it. It does not depend on arrays or SQL.
+
+The relative difference is told only if its interval is narrow: its two bounds, as ratios of the means, differ by a
+factor of at most _MAX_RATIO. A wider interval says that the control's mean may be close to 0, so that dividing by it
+says little: an increase of 2,312 % with an interval from 161 % to 22,199 % is one from 4 % to 96 %. With this factor,
+the control's mean is at least six of its standard errors away from 0, and the delta method is accurate.
+A share is always told in percentage points.
+"""
+
+from typing import Final, NamedTuple
+
+from proxy.experiments.analysis.conclusion import Headline, Scale
+from proxy.experiments.analysis.report import Comparison, Interval
+from proxy.experiments.analysis.rounding import SIGNIFICANT_SHARE, exponent_for, rounded, two_digits, written
+
+_MAX_RATIO: Final = 3.0
+_MANY: Final = 2.0  # a ratio of at least this, or of at most its inverse, is told as a multiple
+_FRACTIONS: Final = {2: "half", 3: "a third", 4: "a quarter", 5: "a fifth", 10: "a tenth"}
+_MAX_ERROR: Final = 0.1  # relative error of the words for a fraction
+_AMOUNTS: Final = {"seconds": "as long", "tokens": "as many"}
+_MAX_EXTRA_DIGITS: Final = 3  # digits that are added until two different means are written differently
+
+
+def headline_of(one: Comparison) -> Headline | None:
+    """Return the difference as people read it. None if it is unknown."""
+    if one.difference is None:
+        return None
+    scale = _scale(one)
+    if scale == "difference":
+        return _difference_headline(one, one.difference)
+    intervals = (one.lift_anytime, one.lift_fixed)
+    if scale == "percent":
+        told = _Told(scale, "%", "%", 100 * (one.lift or 0.0), *(_mapped(each, 0, 100) for each in intervals))
+        return _headline(one, told)
+    told = _Told(scale, "times", "times", 1 + (one.lift or 0.0), *(_mapped(each, 1, 1) for each in intervals))
+    return _times_headline(one, told)
+
+
+class _Told(NamedTuple):
+    """What a headline tells, before it is rounded.
+
+    Attributes:
+        scale: The scale of the numbers.
+        unit: The unit of the numbers.
+        short_unit: The unit for a cell of a table.
+        estimate: The estimated difference.
+        anytime: The interval for any number of looks.
+        fixed: The interval for a single planned look.
+    """
+
+    scale: Scale
+    unit: str
+    short_unit: str
+    estimate: float
+    anytime: Interval | None
+    fixed: Interval | None
+
+    @property
+    def exponent(self) -> int:
+        """The exponent of the step to which all numbers are rounded."""
+        interval = self.anytime or self.fixed
+        bounds = (interval.low, interval.high) if interval else (0.0, self.estimate * SIGNIFICANT_SHARE)
+        return exponent_for(max(bounds) - min(bounds), max(abs(self.estimate), *map(abs, bounds)))
+
+    def rounded_interval(self) -> tuple[float | None, float | None]:
+        """Return the rounded bounds of the interval for any number of looks."""
+        if self.anytime is None:
+            return None, None
+        return rounded(self.anytime.low, self.exponent), rounded(self.anytime.high, self.exponent)
+
+
+def _scale(one: Comparison) -> Scale:
+    lifts, differences = (one.lift_anytime, one.anytime) if one.ready else (one.lift_fixed, one.fixed)
+    if one.unit == "share" or one.lift is None or lifts is None or differences is None:
+        return "difference"
+    is_narrow = 1 + lifts.high <= _MAX_RATIO * (1 + lifts.low)
+    if not is_narrow or side(lifts) != side(differences):
+        return "difference"
+    return "percent" if 1 / _MANY < 1 + one.lift < _MANY else "times"
+
+
+def side(interval: Interval) -> int:
+    """Return 1 if all of an interval is above 0, -1 if all of it is below 0, and 0 if it contains 0."""
+    return (interval.low > 0) - (interval.high < 0)
+
+
+def _mapped(interval: Interval | None, offset: float, factor: float) -> Interval | None:
+    return Interval(offset + factor * interval.low, offset + factor * interval.high) if interval else None
+
+
+def _difference_headline(one: Comparison, difference: float) -> Headline:
+    if one.unit != "share":
+        return _headline(one, _Told("difference", one.unit, one.unit, difference, one.anytime, one.fixed))
+    intervals = (_possible_points(each) for each in (one.anytime, one.fixed))
+    return _headline(one, _Told("difference", "percentage points", "points", 100 * difference, *intervals))
+
+
+def _possible_points(interval: Interval | None) -> Interval | None:
+    """Convert an interval of a difference between shares to percentage points. No such difference is above 100."""
+    return Interval(max(100 * interval.low, -100.0), min(100 * interval.high, 100.0)) if interval else None
+
+
+def _headline(one: Comparison, told: _Told) -> Headline:
+    """Build the headline of a difference that is 0 if the means are equal."""
+    exponent, (low, high) = told.exponent, told.rounded_interval()
+    between, one_look = (
+        _with_unit(_signed_range(each, exponent), told.short_unit) if each else ""
+        for each in (told.anytime, told.fixed)
+    )
+    return Headline(
+        scale=told.scale,
+        unit=told.unit,
+        estimate=rounded(told.estimate, exponent),
+        low=low,
+        high=high,
+        means=_means(one),
+        words=_directed(told.estimate, exponent, told.unit),
+        words_between=_words_between(told.anytime, exponent, told.unit) if told.anytime else "",
+        short=_with_unit(_signed(told.estimate, exponent), told.short_unit),
+        short_between=between,
+        short_one_look=one_look,
+    )
+
+
+def _with_unit(number: str, unit: str) -> str:
+    return f"{number} {unit}" if unit else number
+
+
+def _directed(value: float, exponent: int, unit: str) -> str:
+    number = written(value, exponent)
+    if number == "0":
+        return "no difference" if not value else f"hardly {_direction(value)}"
+    return f"{_with_unit(number, unit)} {_direction(value)}"
+
+
+def _direction(value: float) -> str:
+    return "higher" if value > 0 else "lower"
+
+
+def _words_between(interval: Interval, exponent: int, unit: str) -> str:
+    if side(interval):
+        near, far = sorted((interval.low, interval.high), key=abs)
+        start = "just over 0" if (number := written(near, exponent)) == "0" else number
+        return f"between {start} and {_directed(far, exponent, unit)}"
+    low = "0" if written(interval.low, exponent) == "0" else _directed(interval.low, exponent, "")
+    return f"between {low} and {_directed(interval.high, exponent, unit)}"
+
+
+def _signed(value: float, exponent: int) -> str:
+    number = written(value, exponent)
+    return number if number == "0" else f"{'+' if value > 0 else '-'}{number}"
+
+
+def _signed_range(interval: Interval, exponent: int) -> str:
+    return f"{_signed(interval.low, exponent)} to {_signed(interval.high, exponent)}"
+
+
+def _times_headline(one: Comparison, told: _Told) -> Headline:
+    exponent, (low, high) = told.exponent, told.rounded_interval()
+    amount = _AMOUNTS.get(one.unit, "as much")
+    between, one_look = (
+        [written(each.low, exponent), written(each.high, exponent)] if each else []
+        for each in (told.anytime, told.fixed)
+    )
+    return Headline(
+        scale=told.scale,
+        unit=told.unit,
+        estimate=rounded(told.estimate, exponent),
+        low=low,
+        high=high,
+        means=_means(one),
+        words=f"about {_multiple(told.estimate, amount)}",
+        words_between=f"between {' and '.join(between)} times {amount}" if between else "",
+        short=f"{written(told.estimate, exponent)} times",
+        short_between=f"{' to '.join(between)} times" if between else "",
+        short_one_look=f"{' to '.join(one_look)} times" if one_look else "",
+    )
+
+
+def _multiple(ratio: float, amount: str) -> str:
+    if ratio >= 1:
+        return f"{two_digits(ratio)} times {amount}"
+    parts = round(1 / ratio)
+    is_near = parts in _FRACTIONS and abs(ratio * parts - 1) < _MAX_ERROR
+    return f"{_FRACTIONS[parts]} {amount}" if is_near else f"{two_digits(100 * ratio)} % of the control's"
+
+
+def _means(one: Comparison) -> str:
+    """Write the two means with the digits that the interval of their difference supports.
+
+    More digits are added while the written means are equal, or do not differ by the written difference. The text is
+    empty if the means differ in the other direction than the difference, which is adjusted for history.
+    """
+    arm, control, difference = one.arm_mean.mean, one.control_mean.mean, one.difference
+    if arm is None or control is None or difference is None or (arm - control) * difference < 0:
+        return ""
+    factor = 100.0 if one.unit == "share" else 1.0
+    interval = one.anytime or one.fixed
+    width = interval.high - interval.low if interval else abs(difference) * SIGNIFICANT_SHARE
+    first = exponent_for(factor * width)
+    exponents = range(first, first - _MAX_EXTRA_DIGITS - 1, -1)
+    fitting = (each for each in exponents if _means_agree(factor * arm, factor * control, each, first))
+    exponent = next(fitting, first - _MAX_EXTRA_DIGITS)
+    text = " against ".join(_mean_text(factor * mean, exponent, one.unit) for mean in (arm, control))
+    return text if one.unit == "share" else _with_unit(text, one.unit)
+
+
+def _means_agree(arm: float, control: float, exponent: int, step: int) -> bool:
+    """Return whether means rounded to 10**exponent differ, and by the difference that is rounded to 10**step."""
+    difference = rounded(arm, exponent) - rounded(control, exponent)
+    return arm == control or (difference != 0 and written(difference, step) == written(arm - control, step))
+
+
+def _mean_text(mean: float, exponent: int, unit: str) -> str:
+    number = written(mean, exponent)
+    signed = f"-{number}" if mean < 0 and number != "0" else number
+    return f"{signed} %" if unit == "share" else signed
