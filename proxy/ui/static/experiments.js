@@ -1,7 +1,7 @@
 // The view of an experiment: its verdict, its arms, its metrics, and the primary metric over time.
-import {ask, bar, draw, make, number, percent} from "/ui/parts.js";
+import {ask, bar, draw, fitted, make, number, percent} from "/ui/parts.js";
 
-const WIDTH = 620, HEIGHT = 220, LEFT = 64, RIGHT = 12, TOP = 14, BOTTOM = 28;
+const HEIGHT = 220, LEFT = 64, RIGHT = 12, TOP = 14, BOTTOM = 28, LINE = 15;
 const NAMES = {
   ended_by_itself: "ended by itself", time_to_first_token: "time to first token", latency: "whole answer",
   completion_tokens: "tokens of an answer", truncated: "broken off", error: "errors", regenerated: "asked again",
@@ -42,7 +42,9 @@ const heading = (card) => make("div", {class: "heading"}, make("h1", {}, card.na
 const mismatches = (sentences) => sentences.map((sentence) =>
   make("p", {class: "trouble", role: "alert"}, `No effect: ${sentence}`));
 
-const verdict = (whole) => make("p", {class: `verdict ${whole.verdict.decision}`}, whole.verdict.sentence);
+const verdict = (whole) => make("div", {class: `conclusion ${whole.verdict.decision}`},
+  make("p", {class: "verdict"}, whole.verdict.sentence),
+  make("p", {class: "advice"}, make("strong", {}, "What to do: "), whole.verdict.advice.sentence));
 
 function arms(whole) {
   const total = Object.values(whole.exposed).reduce((sum, count) => sum + count, 0);
@@ -64,21 +66,21 @@ function overTime(whole) {
   const primary = whole.comparisons.find((one) => one.primary);
   return whole.series.filter((one) => one.points.some((point) => point.anytime || point.fixed)).map((one) =>
     make("section", {}, make("h2", {}, `${named(primary?.metric ?? "")}: ${one.arm} minus ${whole.control}, over time`),
-      curve(one.points), key()));
+      fitted((width) => curve(one.points, width, primary?.unit === "share")), key()));
 }
 
 const KEY = {anytime: "right however often you look", fixed: "right for one look, chosen beforehand", zero: "no difference"};
 const key = () => make("p", {class: "key"}, Object.entries(KEY).map(([name, text]) =>
   make("span", {}, make("span", {class: `swatch ${name}`}), text)));
 
-function curve(points) {
+function curve(points, width, isShare) {
   const known = points.filter((point) => point.difference !== null);
   const from = known[0].units, to = Math.max(known.at(-1).units, from + 1);
   // The vertical scale fits the last interval. The first intervals are much wider and are cut off at the edges.
   const last = known.at(-1).anytime ?? known.at(-1).fixed;
   const wide = Math.max(last.high - last.low, 1e-9);
   const top = Math.max(0, last.high) + wide, bottom = Math.min(0, last.low) - wide / 2;
-  const x = (units) => LEFT + ((units - from) / (to - from)) * (WIDTH - LEFT - RIGHT);
+  const x = (units) => LEFT + ((units - from) / (to - from)) * (width - LEFT - RIGHT);
   const y = (value) => TOP + ((top - Math.max(bottom, Math.min(top, value))) / (top - bottom)) * (HEIGHT - TOP - BOTTOM);
   const band = (name) => {
     const some = known.filter((point) => point[name]);
@@ -87,33 +89,40 @@ function curve(points) {
     return [draw("path", {class: `band ${name}`, d: `M${edge.map((at) => at.map((n) => n.toFixed(1)).join(",")).join("L")}Z`})];
   };
   const line = known.map((p) => `${x(p.units).toFixed(1)},${y(p.difference).toFixed(1)}`).join("L");
-  const ticks = [0, last.low, last.high].filter((tick, n) => !n || Math.abs(y(tick) - y(0)) > 14);
-  return draw("svg", {viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", class: "curve",
-    "aria-label": `The difference and its intervals from ${from} to ${to} units`},
+  return draw("svg", {viewBox: `0 0 ${width} ${HEIGHT}`, role: "img", class: "curve",
+    "aria-label": `The difference and its intervals from ${number(from)} to ${number(to)} units`},
   ...band("anytime"), ...band("fixed"),
-  draw("line", {class: "zero", x1: LEFT, x2: WIDTH - RIGHT, y1: y(0), y2: y(0)}),
+  draw("line", {class: "zero", x1: LEFT, x2: width - RIGHT, y1: y(0), y2: y(0)}),
   draw("path", {class: "line", d: `M${line}`}),
-  ...ticks.map((tick) => draw("text", {x: LEFT - 8, y: y(tick) + 4, "text-anchor": "end"}, signed(tick))),
-  draw("text", {x: LEFT, y: HEIGHT - 8}, `${number(from)} units`),
-  draw("text", {x: WIDTH - RIGHT, y: HEIGHT - 8, "text-anchor": "end"}, `${number(to)} units`));
+  ...apart([0, last.low, last.high], y).map((tick) => draw("text", {x: LEFT - 8, y: y(tick) + 4, "text-anchor": "end"}, tickText(tick, isShare))),
+  draw("text", {x: LEFT, y: HEIGHT - 8}, number(from)),
+  draw("text", {x: width - RIGHT, y: HEIGHT - 8, "text-anchor": "end"}, `${number(to)} units`));
 }
 
+// Returns those of the values whose labels do not touch the label of a value before them.
+const apart = (values, y) => values.reduce((kept, value) =>
+  kept.every((other) => Math.abs(y(value) - y(other)) >= LINE) ? [...kept, value] : kept, []);
+
+const TICK = new Intl.NumberFormat("en", {maximumSignificantDigits: 2, notation: "compact", signDisplay: "exceptZero"});
+const tickText = (value, isShare) => (isShare ? `${TICK.format(value * 100)} pt` : TICK.format(value));
+
 function metrics(whole) {
+  const heads = ["metric", "arm", "arm against control", "difference", "interval", "reading"];
+  const cell = (n, ...content) => make("td", {"data-head": heads[n]}, ...content);
   return make("section", {}, make("h2", {}, "Metrics"), key(),
-    make("div", {class: "scroll"}, make("table", {},
-      make("thead", {}, make("tr", {}, ["metric", "arm", "mean of the control", "mean of the arm", "lift", "intervals of the lift", ""].map((head) => make("th", {scope: "col"}, head)))),
+    make("div", {class: "scroll"}, make("table", {class: "metrics"},
+      make("thead", {}, make("tr", {}, heads.map((head) => make("th", {scope: "col"}, head)))),
       make("tbody", {}, whole.comparisons.map((one) => make("tr", {class: one.primary ? "primary" : ""},
         make("th", {scope: "row"}, named(one.metric), one.primary ? make("span", {class: "tag"}, "decides") : null),
-        make("td", {}, one.arm),
-        make("td", {}, short(one.control_mean.mean), make("small", {}, ` ${number(one.control_mean.units)} units`)),
-        make("td", {}, short(one.arm_mean.mean), make("small", {}, ` ${number(one.arm_mean.units)} units`)),
-        make("td", {}, one.lift === null ? "–" : `${one.lift > 0 ? "+" : ""}${percent(one.lift, 1)}`),
-        make("td", {}, forest(one)),
-        make("td", {class: "note"}, one.ready ? reading(one) : `from ${number(whole.burn_in)} units per arm`)))))));
+        cell(1, one.arm),
+        cell(2, one.headline?.means || `${short(one.arm_mean.mean)} against ${short(one.control_mean.mean)}`,
+          make("small", {}, ` ${number(one.arm_mean.units)} and ${number(one.control_mean.units)} units`)),
+        cell(3, one.headline?.short ?? "–"),
+        cell(4, forest(one)),
+        cell(5, one.ready ? reading(one) : `from ${number(whole.burn_in)} units per arm`)))))));
 }
 
 const short = (value) => value === null ? "–" : number(value, Math.abs(value) >= 100 ? 0 : Math.abs(value) >= 10 ? 1 : 3);
-const signed = (value) => `${value > 0 ? "+" : ""}${short(value)}`;
 
 function reading(one) {
   const sure = one.anytime && (one.anytime.low > 0 || one.anytime.high < 0);
@@ -122,22 +131,24 @@ function reading(one) {
   return good ? "better" : "worse";
 }
 
+// Returns the intervals as a picture, and below it the interval in words. The picture itself has no labels that could collide.
 function forest(one) {
-  const wide = 220, high = 30;
-  const any = one.lift_anytime, fixed = one.lift_fixed;
+  const wide = 220, high = 24;
+  const isDifference = one.headline?.scale === "difference";
+  const [any, fixed, middle] = isDifference
+    ? [one.anytime, one.fixed, one.difference] : [one.lift_anytime, one.lift_fixed, one.lift];
   if (!any && !fixed) return "–";
   const ends = [any, fixed].filter(Boolean).flatMap((interval) => [interval.low, interval.high]);
-  const reach = Math.min(Math.max(...ends.map(Math.abs)), 4 * Math.max(Math.abs(one.lift ?? 0), 0.05)) * 1.1;
-  const x = (value) => ((Math.max(-reach, Math.min(reach, value)) + reach) / (2 * reach)) * wide;
+  const reach = Math.max(1e-12, ...ends.map(Math.abs)) * 1.1;
+  const x = (value) => ((value + reach) / (2 * reach)) * wide;
   const span = (interval, name, thick) => interval ? [draw("rect", {class: `span ${name}`, x: x(interval.low), y: 12 - thick / 2, width: Math.max(1, x(interval.high) - x(interval.low)), height: thick, rx: thick / 2})] : [];
-  const told = (any ?? fixed);
-  return draw("svg", {viewBox: `0 0 ${wide} ${high}`, class: "forest", role: "img",
-    "aria-label": `lift between ${percent(told.low, 1)} and ${percent(told.high, 1)}`},
-  ...span(any, "anytime", 10), ...span(fixed, "fixed", 4),
-  draw("line", {class: "zero", x1: x(0), x2: x(0), y1: 1, y2: 23}),
-  draw("circle", {class: "dot", cx: x(one.lift ?? 0), cy: 12, r: 3.5}),
-  draw("text", {x: Math.max(x(told.low), 26), y: 30, "text-anchor": "end"}, percent(told.low, 0)),
-  draw("text", {x: Math.min(x(told.high), wide - 26), y: 30}, percent(told.high, 0)));
+  const told = one.headline.short_between || one.headline.short_one_look;
+  return make("div", {class: "interval"},
+    draw("svg", {viewBox: `0 0 ${wide} ${high}`, class: "forest", role: "img", "aria-label": told},
+      ...span(any, "anytime", 10), ...span(fixed, "fixed", 4),
+      draw("line", {class: "zero", x1: x(0), x2: x(0), y1: 1, y2: 23}),
+      draw("circle", {class: "dot", cx: x(middle ?? 0), cy: 12, r: 3.5})),
+    make("small", {}, told));
 }
 
 function checks(whole) {

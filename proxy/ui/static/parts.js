@@ -30,6 +30,19 @@ export function bar(share, label = "") {
   return make("span", {class: "bar", role: "img", "aria-label": label}, fill);
 }
 
+// Returns an element whose picture is drawn again for each width that the element gets, so that its texts keep their size.
+export function fitted(picture, widest = 900) {
+  const frame = make("div", {class: "fitted"});
+  let drawn = 0;
+  new ResizeObserver(() => {
+    const width = Math.min(widest, Math.floor(frame.clientWidth));
+    if (width === drawn || !width) return;
+    drawn = width;
+    frame.replaceChildren(picture(width));
+  }).observe(frame);
+  return frame;
+}
+
 export async function ask(path, signal, body) {
   const sent = body === undefined
     ? {signal}
