@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 EXPERIMENT = """
 name = "tone"
-metrics = ["thumbs_up", "latency", "ended_by_itself"]
+metrics = ["thumbs_up", "latency", "ended_by_itself", "a_metric_with_a_long_name_that_somebody_gave_it_in_a_hurry"]
 
 [[arms]]
 name = "raw"
@@ -45,8 +45,18 @@ metric = "latency"
 tolerance = 0.5
 """
 MARKUP = "<script>document.title='taken'</script><img src=x onerror=\"document.title='taken'\"> **bold**"
+OUTSIDE_OF_CARDS = """() => [...document.querySelectorAll(".scroll, .card, .conclusion, .tile")].flatMap(
+  (card) => [...card.querySelectorAll("*")].filter((one) => {
+    const [inner, outer] = [one.getBoundingClientRect(), card.getBoundingClientRect()];
+    return inner.width && (inner.right > outer.right + 1 || inner.left < outer.left - 1);
+  })).map((one) => one.outerHTML.slice(0, 100))"""
+TOUCHING_LABELS = """() => [...document.querySelectorAll("main svg")].flatMap((picture) => {
+  const boxes = [...picture.querySelectorAll("text")].map((one) => one.getBoundingClientRect());
+  const touch = (a, b) => a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom;
+  return boxes.flatMap((a, n) => boxes.slice(n + 1).filter((b) => touch(a, b)).map((b) => [a.x, a.y, b.x, b.y]));
+})"""
 DAY = 86_400.0
-SCREENS = [(1280, "light"), (1280, "dark"), (360, "light")]
+SCREENS = [(1280, "light"), (1280, "dark"), (320, "light")]
 screens = pytest.mark.parametrize(("width", "scheme"), SCREENS)
 
 
@@ -102,6 +112,8 @@ def _page_of(log: Path, server: "subprocess.Popen[bytes]") -> str:
 def _fits(page: Page, width: int) -> None:
     box = page.locator("html").evaluate_handle("one => one.scrollWidth").json_value()
     assert box <= width, "nothing sticks out"
+    assert page.evaluate(OUTSIDE_OF_CARDS) == [], "no text runs out of its card"
+    assert page.evaluate(TOUCHING_LABELS) == [], "no two labels of a picture touch"
 
 
 @screens
@@ -171,8 +183,11 @@ def test_experiment_shows_verdict_arms_and_intervals(
         expect(page.locator(".verdict")).to_be_visible(timeout=60_000)
         report = json.load(urllib.request.urlopen(f"{url.removesuffix('/ui')}/experiments/tone"))
         assert page.locator(".verdict").inner_text() == report["verdict"]["sentence"]
+        assert page.locator(".advice").inner_text() == f"What to do: {report['verdict']['advice']['sentence']}"
+        shown = page.locator("tbody").inner_text()
+        assert all(one["headline"]["short"] in shown for one in report["comparisons"] if one["headline"])
         assert page.locator(".shares li").count() == 2
-        assert page.locator("tbody tr").count() == 3
+        assert page.locator("tbody tr").count() == 4
         assert page.locator(".curve").count() == 1
         _fits(page, width)
         page.screenshot(path=folder / f"experiments-{width}-{scheme}.png", full_page=True)
