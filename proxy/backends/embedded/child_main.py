@@ -114,9 +114,7 @@ def _parameters(parameters: Any, settings: Mapping[str, Any]) -> Any:
 
 def _usable_cores() -> int:
     """Return how many cores this process may run on."""
-    if sys.platform == "linux":
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def _write_result(results: int, result: Mapping[str, object]) -> None:
