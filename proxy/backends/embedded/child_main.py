@@ -114,7 +114,10 @@ def _parameters(parameters: Any, settings: Mapping[str, Any]) -> Any:
 
 def _usable_cores() -> int:
     """Return how many cores this process may run on."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    cores = os.cpu_count() or 1
+    if sys.platform == "linux":
+        cores = len(os.sched_getaffinity(0))
+    return cores
 
 
 def _write_result(results: int, result: Mapping[str, object]) -> None:
