@@ -21,7 +21,8 @@ _OVERLAP: Final = 20
 _MIN_EDIT_OVERLAP: Final = 0.3
 """A corrected answer shares at least this part of its words with the answer. If not, it is another text."""
 _MIN_QUESTION_OVERLAP: Final = 0.5
-_MAX_REWORDING: Final = 3600.0  # seconds between two wordings of one question
+_MAX_PAUSE: Final = 3600.0  # seconds between two answers to one question
+"""If a client names no users, equal questions of different users belong to one unit. They seldom follow so soon."""
 _WORD: Final = re.compile(r"\w+")
 Turns = tuple[Message, ...]
 
@@ -87,9 +88,14 @@ def _preferred(different: Sequence[Exchange], kept: str | None) -> tuple[str | N
     liked = [one for one in different if one.rating and one.rating.liked]
     if liked and len(different) > 1:
         return liked[-1].answer, RATED
-    last = different[-1]
+    is_preferred = len(different) > 1 and _is_last_choice(different[-2], different[-1])
+    return (different[-1].answer if is_preferred else None), REGENERATED
+
+
+def _is_last_choice(earlier: Exchange, last: Exchange) -> bool:
+    """Whether the last answer soon followed another one, and is not disliked."""
     is_disliked = last.rating is not None and last.rating.disliked
-    return (last.answer, REGENERATED) if len(different) > 1 and not is_disliked else (None, REGENERATED)
+    return not is_disliked and last.time - earlier.time <= _MAX_PAUSE
 
 
 def _judged_pair(one: Exchange) -> Iterator[PreferencePair]:
@@ -103,7 +109,7 @@ def _judged_pair(one: Exchange) -> Iterator[PreferencePair]:
 
 def _reworded_pair(first: Exchange, second: Exchange) -> Iterator[PreferencePair]:
     """Yield a pair if a user asked the same question again in other words, at the same place of the conversation."""
-    is_same_place = first.history == second.history and second.time - first.time <= _MAX_REWORDING
+    is_same_place = first.history == second.history and second.time - first.time <= _MAX_PAUSE
     is_other = normalized(first.query) != normalized(second.query)
     is_liked = first.rating is not None and first.rating.liked
     if is_same_place and is_other and not is_liked and _overlap(first.query, second.query) >= _MIN_QUESTION_OVERLAP:

@@ -104,10 +104,12 @@ def test_regenerated_answer_with_which_the_user_went_on_is_preferred(dsn: StoreD
     }
 
 
-def test_last_of_several_answers_is_preferred_unless_it_is_disliked(dsn: StoreDsn) -> None:
+def test_last_of_several_answers_is_preferred_unless_it_is_disliked_or_came_much_later(dsn: StoreDsn) -> None:
     recording = Recording()
     recording.add("a", "Tell me about bees", "Bees fly.", comment="Too short.")
     recording.add("a", "Tell me about bees", "Bees make honey.")
+    recording.add("c", "Tell me about wasps", "Wasps fly.", time=10.0)
+    recording.add("c", "Tell me about wasps", "Wasps hunt.", time=10.0 + 3601)
     recording.add("b", "Tell me about ants", "Ants walk.")
     recording.add("b", "Tell me about ants", "Ants dig.", vote=0.0)
     (pair,) = collected(recording, dsn).pairs
