@@ -1,8 +1,8 @@
 """Learns from preference pairs which form of answer people prefer, to rank examples without a writer model.
 
 The model is a logistic regression on the difference of the two answers of a pair (Bradley and Terry, Biometrika 39,
-1952), over a few features of their form. It says nothing about what an answer says. It is used only if it orders pairs
-that it was not fitted to better than chance.
+1952), over a few features of their form. It says nothing about what an answer says. It is used only if it orders
+held-out pairs better than chance.
 """
 
 import math

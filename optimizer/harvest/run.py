@@ -74,7 +74,7 @@ class HarvestResult:
 
     @property
     def safe_examples(self) -> tuple[Example, ...]:
-        """The candidate examples that need no person's look, the best first."""
+        """The candidate examples that can be used without a review, the best first."""
         return tuple(one.example for one in self.harvest.examples if not one.cautions)
 
 
