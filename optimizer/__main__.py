@@ -23,11 +23,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from index.bundle.bundle import read_bundle
+from index.bundle.differences import differences
 from index.embedders.base import Embedder
 from index.embedders.registry import open_embedder
 from index.errors import DrpoError
 from optimizer.cli.arguments import HARVEST, argument_parser
-from optimizer.cli.bundle_diff import differences
 from optimizer.cli.doctor import check_run
 from optimizer.cli.harvest import run_harvest
 from optimizer.cli.judge_check import judge_tables

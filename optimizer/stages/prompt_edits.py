@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
+from index.bundle.differences import prompt_units
 from optimizer.templates import template
 
 Units = tuple[str, ...]
 """The sentences and list items of a prompt, each with the white space that follows it. Together they are the prompt."""
 
-_UNIT = re.compile(r"[^\n]*?(?:[.!?](?=\s)|\n|\Z)\s*")
 _LAST_CLAUSE = re.compile(r"(?:[,;:]| -| \u2014)\s[^,;:.!?]+(?=[.!?]?\s*$)")
 _CONDITIONS = ("If ", "When ", "Where ", "Unless ")
 _BRACKETS = re.compile(r"\s*\([^()]*\)")
@@ -102,7 +102,7 @@ def pool_sentences() -> Sequence[PoolSentence]:
 
 def units(prompt: str) -> Units:
     """Split a prompt into its units. `"".join` of the units gives the prompt again."""
-    return tuple(found for found in _UNIT.findall(prompt) if found)
+    return prompt_units(prompt)
 
 
 def drop(parts: Units, chance: Chance) -> str:

@@ -94,6 +94,7 @@ def create_admin_app(controls: Controls) -> web.Application:
     app.router.add_post("/admin/reload", reload_now)
     app.router.add_get("/experiments", list_experiments)
     app.router.add_get("/experiments/{name}", show_experiment)
+    app.router.add_get("/experiments/{name}/feedback", show_feedback)
     controls.add_page(app)
     return app
 
@@ -115,6 +116,11 @@ async def list_experiments(request: web.Request) -> web.Response:
 async def show_experiment(request: web.Request) -> web.Response:
     """GET /experiments/{name}: answer with the statistics that `drpo-proxy experiment report` prints."""
     return await _read(partial(request.app[CONTROLS].dashboard.report, request.match_info["name"]))
+
+
+async def show_feedback(request: web.Request) -> web.Response:
+    """GET /experiments/{name}/feedback: answer with the feedback by example set, and the questions with the worst."""
+    return await _read(partial(request.app[CONTROLS].dashboard.feedback, request.match_info["name"]))
 
 
 async def _read(query: Callable[[], object]) -> web.Response:

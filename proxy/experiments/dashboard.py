@@ -14,8 +14,9 @@ from typing import Any
 from proxy.core.errors import UnknownExperimentError
 from proxy.core.settings import ExperimentSettings
 from proxy.experiments.analysis.report_builder import propose_allocation, report_as_json
+from proxy.experiments.automatic_metrics import AUTOMATIC_METRICS
 from proxy.experiments.config import read_experiments
-from proxy.experiments.definition import Experiment
+from proxy.experiments.definition import Experiment, Metric
 from proxy.experiments.records import Allocation, Outcomes
 from proxy.experiments.store.dsn import dsn_of
 from proxy.experiments.store.store import Store
@@ -55,11 +56,24 @@ class Dashboard:
             StoreError: The outcomes cannot be read.
             NoStatisticsError: The extra `experiments` is not installed.
         """
-        experiment = self._experiments.get(name)
-        if experiment is None or self._outcomes is None:
+        experiment = self._experiment(name)
+        return full_report(experiment, self._outcomes) if self._outcomes else {}
+
+    def feedback(self, name: str) -> Mapping[str, Any]:
+        """Return what users say about the latest requests: the JSON of GET /experiments/{name}/feedback.
+
+        Raises:
+            UnknownExperimentError: No experiment has this name.
+            StoreError: The store cannot be read.
+        """
+        experiment = self._experiment(name)
+        return asdict(self._outcomes.feedback(name, rated_metric(experiment))) if self._outcomes else {}
+
+    def _experiment(self, name: str) -> Experiment:
+        if name not in self._experiments or self._outcomes is None:
             listed = ", ".join(self._experiments) or "none"
             raise UnknownExperimentError(f"This server has no experiment with this name. It has: {listed}.")
-        return full_report(experiment, self._outcomes)
+        return self._experiments[name]
 
     def update_allocations(self) -> list[Allocation]:
         """Stop each running experiment whose verdict is `stop`, compute adaptive weights, and save these decisions.
@@ -88,6 +102,12 @@ class Dashboard:
                 for decision in decisions:
                     store.set_allocation(decision)
         return decisions
+
+
+def rated_metric(experiment: Experiment) -> Metric:
+    """Return the first metric whose values clients send. If there is none, return `thumbs_up`."""
+    sent = (one for one in experiment.all_metrics if one.name not in AUTOMATIC_METRICS)
+    return next(sent, Metric("thumbs_up"))
 
 
 def _has_automatic_decisions(experiment: Experiment) -> bool:

@@ -43,6 +43,7 @@ class Exposure(NamedTuple):
         error: Whether the status was 400 or more, or the backend reported an error in a reply with the status 200.
             False if the client disconnected before the end of the reply.
         client_gone: Whether the client disconnected before the end of the reply.
+        example_set: Name of the example set that the request got. None without a set.
     """
 
     id: bytes
@@ -66,6 +67,7 @@ class Exposure(NamedTuple):
     truncated: bool
     error: bool
     client_gone: bool
+    example_set: str | None = None
 
     def __repr__(self) -> str:
         return f"Exposure(experiment={self.experiment!r}, request_id={self.request_id!r})"

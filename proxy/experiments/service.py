@@ -210,6 +210,7 @@ def _exposure(assignment: Assignment, assigned: ArmAssignment, request: RequestC
     error = (reply.status >= BadRequestError.status and not client_gone) or reply.outcome == BACKEND_ERROR
     is_complete = reply.outcome == "complete" and not error
     served = treatment.served if treatment.choice.variant != RAW else None
+    injection = request.plan.injection if request.plan else None
     return Exposure(
         id=_exposure_id(assignment.time),
         experiment=assigned.experiment.name,
@@ -232,6 +233,7 @@ def _exposure(assignment: Assignment, assigned: ArmAssignment, request: RequestC
         truncated=reply.truncated,
         error=error,
         client_gone=client_gone,
+        example_set=(injection.set_name or None) if injection else None,
     )
 
 

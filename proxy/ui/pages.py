@@ -34,6 +34,7 @@ from proxy.inference.plan import CHAT, Plan
 from proxy.inference.variants import available
 from proxy.openai.conversation import read_chat
 from proxy.openai.json_fields import text_field
+from proxy.ui.bundle_changes import bundle_changes
 
 GATEWAY: Final = web.AppKey("page's gateway", Gateway)
 _FILES: Final = Path(__file__).parent / "static"
@@ -77,6 +78,7 @@ def add_api(app: web.Application, gateway: Gateway) -> None:
     app.router.add_get("/ui/api/bundle", _guarded(_bundle))
     app.router.add_post("/ui/api/search", _guarded(_search))
     app.router.add_get("/ui/api/live", _live)
+    app.router.add_get("/ui/api/changes", _changes)
 
 
 def _guarded(handler: Handler) -> Handler:
@@ -283,6 +285,11 @@ async def _live(request: web.Request) -> web.StreamResponse:
         {"url": one.url, "models": list(one.models), "trouble": one.problem or None} for one in gateway.pool.backends
     ]
     return _answer({"samples": samples, "backends": backends})
+
+
+async def _changes(request: web.Request) -> web.StreamResponse:
+    """Answer GET /ui/api/changes?experiment=... with what the bundles of the arms change."""
+    return _answer(await bundle_changes(request.app[GATEWAY], request.query.get("experiment", "")))
 
 
 def _answer(value: object) -> web.Response:

@@ -18,7 +18,7 @@ from playwright.sync_api import Page, Route, expect
 
 from proxy.experiments.config import read_experiment
 from proxy.experiments.definition import assign
-from proxy.experiments.records import Feedback
+from proxy.experiments.records import Content, Feedback
 from proxy.experiments.store.dsn import dsn_of
 from proxy.experiments.store.store import Batch, Store
 from tests.browser.conftest import Open, Scheme
@@ -45,6 +45,8 @@ metric = "latency"
 tolerance = 0.5
 """
 MARKUP = "<script>document.title='taken'</script><img src=x onerror=\"document.title='taken'\"> **bold**"
+LONG_NAME = "a_name_that_is_long_" * 4
+QUESTIONS = (MARKUP, "x" * 300, "كيف يمكنني إعادة تعيين كلمة المرور؟")
 OUTSIDE_OF_CARDS = """() => [...document.querySelectorAll(".scroll, .card, .conclusion, .tile")].flatMap(
   (card) => [...card.querySelectorAll("*")].filter((one) => {
     const [inner, outer] = [one.getBoundingClientRect(), card.getBoundingClientRect()];
@@ -57,6 +59,7 @@ TOUCHING_LABELS = """() => [...document.querySelectorAll("main svg")].flatMap((p
 })"""
 DAY = 86_400.0
 SCREENS = [(1280, "light"), (1280, "dark"), (320, "light")]
+ZOOMED = (640, "dark")  # the width of 1280 pixels at a zoom of 200 %
 screens = pytest.mark.parametrize(("width", "scheme"), SCREENS)
 
 
@@ -66,7 +69,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("page")
     (folder / "tone.toml").write_text(EXPERIMENT)
     experiment, dice, now = read_experiment(folder / "tone.toml").experiment, random.Random(3), time.time()
-    exposures, feedback = [], []
+    exposures, feedback, contents = [], [], []
     for number in range(1800):
         unit = b"%016d" % number
         aligned = assign(experiment, unit).name == "aligned"
@@ -79,12 +82,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 time=now - 9 * DAY * (1 - number / 1800),
                 latency=dice.lognormvariate(0.2 if aligned else 0.3, 0.5),
                 ended_by_itself=dice.random() < (0.93 if aligned else 0.2),
+                example_set=dice.choice(("cooking", LONG_NAME)) if aligned else None,
             )
         )
         likes = float(dice.random() < (0.62 if aligned else 0.51))
         feedback.append(Feedback(exposures[-1].request_id, "thumbs_up", likes, None, now))
+        if number % 50 == 0:
+            feedback.append(Feedback(exposures[-1].request_id, "why", None, MARKUP, now))
+            asked = json.dumps({"messages": [{"role": "user", "content": dice.choice(QUESTIONS)}]})
+            answered = json.dumps({"choices": [{"index": 0, "message": {"content": MARKUP}}]})
+            contents.append(Content(exposures[-1].id, asked, answered))
     with Store(dsn_of(f"sqlite:{folder / 'store.sqlite3'}")) as store:
-        store.write(Batch(exposures=exposures, feedback=feedback))
+        store.write(Batch(exposures, contents, feedback=feedback))
     return folder
 
 
@@ -174,7 +183,47 @@ def test_error_of_the_server_is_shown_in_place_of_the_answer(url: str, open_page
         expect(page.get_by_role("alert").first).to_have_text("No backend is up.")
 
 
-@screens
+@pytest.mark.parametrize(("width", "scheme"), [*SCREENS, ZOOMED])
+def test_improve_shows_feedback_questions_and_changes(
+    url: str, folder: Path, open_page: Open, width: int, scheme: Scheme
+) -> None:
+    with open_page(width, scheme) as page:
+        page.goto(f"{url}#improve")
+        expect(page.locator(".verdict")).to_be_visible(timeout=60_000)
+        expect(page.locator(".sets tbody tr")).to_have_count(3)
+        expect(page.locator(".asked .question").first).to_be_visible()
+        assert set(page.locator(".asked .question").all_inner_texts()) <= set(QUESTIONS)
+        page.locator(".asked summary").first.click()
+        assert page.locator("main script, main img").count() == 0
+        expect(page.locator(".changes")).to_contain_text("The control has no bundle")
+        _fits(page, width)
+        page.screenshot(path=folder / f"improve-{width}-{scheme}.png", full_page=True)
+
+
+def test_improve_says_what_to_do_where_nothing_is_recorded(url: str, open_page: Open) -> None:
+    feedback = {
+        "metric": "thumbs_up",
+        "better": "higher",
+        "requests": 3,
+        "rated": 0,
+        "logged": 0,
+        "groups": [],
+        "worst": [],
+    }
+    with open_page(320, "light") as page:
+        page.route("**/experiments/tone/feedback", lambda route: route.fulfill(json=feedback))
+        page.goto(f"{url}#improve")
+        expect(page.locator(".sets")).to_contain_text("POST /v1/feedback")
+        feedback |= {"rated": 3}
+        page.reload()
+        expect(page.locator(".worst")).to_contain_text("--log-content")
+        page.route("**/experiments", lambda route: route.fulfill(json=[]))
+        page.reload()
+        expect(page.locator(".empty")).to_contain_text("--log-content")
+        _fits(page, 320)
+
+
+@pytest.mark.parametrize(("width", "scheme"), [*SCREENS, ZOOMED])
 def test_experiment_shows_verdict_arms_and_intervals(
     url: str, folder: Path, open_page: Open, width: int, scheme: Scheme
 ) -> None:
@@ -226,7 +275,7 @@ def test_scheme_can_be_switched_and_views_are_reached_by_keyboard(url: str, open
         page.goto(url)
         page.get_by_label("Switch between light and dark").click()
         expect(page.locator("html")).to_have_attribute("data-scheme", "dark")
-        for view in ("Experiments", "Bundles", "Live", "Playground"):
+        for view in ("Experiments", "Improve", "Bundles", "Live", "Playground"):
             page.get_by_role("link", name=view, exact=True).focus()
             page.keyboard.press("Enter")
             expect(page.get_by_role("link", name=view, exact=True)).to_have_attribute("aria-current", "page")

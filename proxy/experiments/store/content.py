@@ -8,6 +8,7 @@ from typing import Final
 import orjson
 
 from proxy.core.json_types import Json
+from proxy.openai.conversation import read_chat, read_response
 from proxy.openai.sse import event_data, is_done, parse_object, split_events
 
 MAX_CONTENT_BYTES: Final = 64 * 1024  # maximum number of stored bytes of each body (request or reply)
@@ -38,6 +39,13 @@ def _joined_stream(stream: bytes) -> bytes:
     text = answer_text(stream) if is_done(events[-1]) else ""
     message = {"role": "assistant", "content": text}
     return orjson.dumps({"object": "chat.completion", "choices": [{"index": 0, "message": message}]}) if text else b""
+
+
+def last_question(request: str) -> str:
+    """Return the last question of a stored request, or an empty text if the stored body is cut or has no question."""
+    body = parse_object(request.encode("utf-8", "replace"))
+    queries = (read_response(body) if "input" in body else read_chat(body)).queries
+    return queries[-1] if queries else ""
 
 
 def answer_text(reply: bytes) -> str:

@@ -15,6 +15,7 @@ FORMAT: Final = "1"
 EXPOSURES: Final = "exposures"
 JUDGEMENTS: Final = "judgements"
 _OTHER_REPLY: Final = "other_reply"
+_EXAMPLE_SET: Final = "example_set"
 
 _METRICS_WITH_COLUMN: Final = tuple(metric for metric in AUTOMATIC_METRICS.values() if metric.column)
 _METRIC_COLUMNS: Final = ", ".join(f"{metric.name} {metric.column}" for metric in _METRICS_WITH_COLUMN)
@@ -25,7 +26,7 @@ SCHEMA: Final = (
         id {{bytes}} PRIMARY KEY, experiment TEXT NOT NULL, arm TEXT NOT NULL, propensity {{real}} NOT NULL,
         override SMALLINT NOT NULL, unit {{bytes}} NOT NULL, request_id TEXT NOT NULL, completion_id TEXT,
         time {{real}} NOT NULL, model TEXT NOT NULL, variant TEXT NOT NULL, bundle TEXT, asked {{bytes}},
-        {_METRIC_COLUMNS})""",
+        {_METRIC_COLUMNS}, {_EXAMPLE_SET} TEXT)""",
     "CREATE INDEX IF NOT EXISTS exposures_by_unit ON exposures (unit, time)",
     "CREATE INDEX IF NOT EXISTS exposures_by_experiment ON exposures (experiment, time)",
     "CREATE INDEX IF NOT EXISTS exposures_by_time ON exposures (time)",
@@ -44,7 +45,7 @@ SCHEMA: Final = (
 
 EXPOSURE_COLUMNS: Final = (
     *("id", "experiment", "arm", "propensity", "override", "unit", "request_id", "completion_id", "time", "model"),
-    *("variant", "bundle", "asked", *(metric.name for metric in _METRICS_WITH_COLUMN)),
+    *("variant", "bundle", "asked", *(metric.name for metric in _METRICS_WITH_COLUMN), _EXAMPLE_SET),
 )
 
 
@@ -58,7 +59,8 @@ def add_missing_columns(exposures: Collection[str], judgements: Collection[str])
         judgements: The same for the table of judgements.
     """
     other_reply = [] if _OTHER_REPLY in judgements else [f"ALTER TABLE {JUDGEMENTS} ADD COLUMN {_OTHER_REPLY} TEXT"]
-    return other_reply + [
+    example_set = [] if _EXAMPLE_SET in exposures else [f"ALTER TABLE {EXPOSURES} ADD COLUMN {_EXAMPLE_SET} TEXT"]
+    return [*other_reply, *example_set] + [
         f"ALTER TABLE {EXPOSURES} ADD COLUMN {metric.name} {metric.column}"
         for metric in _METRICS_WITH_COLUMN
         if metric.name not in exposures

@@ -9,8 +9,10 @@ from heapq import merge
 from itertools import groupby
 from typing import Any, Final
 
+from proxy.experiments.definition import Metric
 from proxy.experiments.records import REQUEST_FIELDS, Allocation, SumAndCount, UnitOutcomes
 from proxy.experiments.store.dsn import Session, StoreDsn
+from proxy.experiments.store.feedback_summary import FeedbackSummary, read_feedback
 from proxy.experiments.store.schema import (
     BOUNDED_METRICS,
     COUNT_IMPOSSIBLE_EXPOSURES,
@@ -63,6 +65,11 @@ class StoredOutcomes:
             ratings = dict(map(tuple, session.rows(COUNT_IMPOSSIBLE_RATINGS, (experiment,) * 3)))
         counts = dict(zip((REQUEST_FIELDS, *BOUNDED_METRICS), exposures, strict=True)) | ratings
         return {name: int(count) for name, count in counts.items() if count}
+
+    def feedback(self, experiment: str, metric: Metric) -> FeedbackSummary:
+        """Return what users say about the latest requests of an experiment, by a metric."""
+        with self._reading() as session:
+            return read_feedback(session, experiment, metric)
 
     def allocations(self) -> Mapping[str, Allocation]:
         """Return the decisions about experiments, by the experiment's name."""

@@ -1,10 +1,11 @@
 // Shows the view that the URL's fragment names. It does not depend on the content of views.
 import {experiments} from "/ui/experiments.js";
 import {bundles} from "/ui/bundles.js";
+import {improve} from "/ui/improve.js";
 import {live} from "/ui/live.js";
 import {playground} from "/ui/playground.js";
 
-const VIEWS = {playground, experiments, bundles, live};
+const VIEWS = {playground, experiments, improve, bundles, live};
 const place = document.getElementById("view");
 let leave = () => {};
 

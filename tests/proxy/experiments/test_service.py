@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from index.bundle.bundle import default_bundle_directory
+from index.types import ExampleSet
 from proxy.api.auth import new_key
 from proxy.experiments.records import Allocation
 from proxy.experiments.store.dsn import dsn_of
@@ -15,7 +16,7 @@ from proxy.experiments.store.export import export
 from proxy.experiments.store.store import Store
 from proxy.server.reload import reload
 from tests.faults.scripted import Received, Reply, completion, scripted_backend
-from tests.proxy.serving import Serving, make_settings, serving, until
+from tests.proxy.serving import Serving, make_settings, served_bundle, serving, until
 
 ARMS = """
 metrics = ["thumbs_up"]
@@ -244,6 +245,15 @@ async def test_feedback_is_stored_and_invalid_feedback_is_refused(tmp_path: Path
             assert (await one.proxy.post("/v1/feedback", invalid))[0] == 400, invalid
     found = [(row["metric"], row["value"], row["comment"]) for row in one.rows(kind="feedback")]
     assert sorted(found) == [("s", 3.0, None), ("thumbs_up", 1.0, None), ("why", None, "a\ufffdb")]
+
+
+async def test_exposure_names_the_example_set_of_the_request(tmp_path: Path) -> None:
+    sets = (ExampleSet("air", ("sky",), ("sky", "sum", "tea")),)
+    bundles = {"scripted": served_bundle(sets=sets, policy="set")}
+    async with running_experiment(tmp_path, [write(tmp_path, plain=0)], bundles=bundles) as one:
+        await one.proxy.chat("Why is the sky blue?")
+        await one.proxy.chat("Why is the sky blue?", model="scripted@raw")
+    assert [row["example_set"] for row in one.rows()] == ["air", None]
 
 
 async def test_feedback_needs_a_store_and_a_required_key(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -163,6 +164,19 @@ async def test_bundle_describes_its_sets_with_the_keys_of_sets_json() -> None:
     record["minimum_similarity"] = -1.0
     assert bundle["sets"] == [record, {**record, "name": "air", "voters": [], "prompt": "Explain."}]
     assert {one["id"]: one["votes_for"] for one in bundle["examples"]}["sum"] == "food"
+
+
+async def test_changes_of_the_bundle_of_an_arm_are_those_of_the_command_diff(tmp_path: Path) -> None:
+    arm = '[[arms]]\nname = "{}"\nweight = 1\nvariant = "aligned"\n{}'
+    arms = arm.format("old", "") + arm.format("new", 'bundle = "default"\n')
+    (tmp_path / "one.toml").write_text(f'name = "one"\nmetrics = ["m"]\ncontrol = "old"\n{arms}', encoding="utf-8")
+    store = {"experiment": (str(tmp_path / "one.toml"),), "store": f"sqlite:{tmp_path}/s.sqlite3"}
+    async with operated(**store) as (_, session, _backend):
+        status, (change,) = await told(session, "/ui/api/changes?experiment=one")
+        assert await told(session, "/ui/api/changes?experiment=none") == (200, [])
+    assert (status, change["arm"], change["control"], change["before"]) == (200, "new", "old", "small")
+    assert change["lines"][:2] == ["prompt", "  - Answer well."]
+    assert any(line.startswith("  - sky: Why is the sky blue?") for line in change["lines"])
 
 
 async def test_search_returns_nearest_and_shown_examples() -> None:

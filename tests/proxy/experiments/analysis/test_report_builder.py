@@ -12,8 +12,8 @@ import scipy  # which imports scipy.stats when a test first uses it: that takes 
 from proxy.__main__ import run
 from proxy.core.settings import ExperimentSettings
 from proxy.experiments.config import read_experiment
-from proxy.experiments.dashboard import Dashboard
-from proxy.experiments.definition import assign
+from proxy.experiments.dashboard import Dashboard, rated_metric
+from proxy.experiments.definition import Experiment, Metric, assign
 from proxy.experiments.records import Exposure, Feedback
 from proxy.experiments.store.dsn import dsn_of
 from proxy.experiments.store.store import Batch, Store
@@ -113,6 +113,14 @@ def test_dashboard_report_equals_what_the_command_prints(tmp_path: Path, capsys:
     printed = " ".join(_printed(file, store, capsys).split())
     assert "new is better than raw: thumbs_up" in printed
     assert dashboard.report("demo")["verdict"]["sentence"].split()[0] == "new"
+
+
+def test_dashboard_gives_the_feedback_of_the_metric_that_clients_send(tmp_path: Path) -> None:
+    file, store = write_experiment(tmp_path)
+    told = Dashboard(ExperimentSettings(experiment=(file,), store=store)).feedback("demo")
+    assert (told["metric"], told["requests"], told["rated"], told["logged"]) == ("thumbs_up", 1200, 1200, 0)
+    assert {one["arm"] for one in told["groups"]} == {"raw", "new"}
+    assert rated_metric(Experiment("e", (), "a", (Metric("latency", "lower"),), "s")).name == "thumbs_up"
 
 
 def test_breached_guardrail_stops_the_experiment_once(tmp_path: Path) -> None:

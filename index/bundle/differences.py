@@ -1,17 +1,23 @@
 """Compares the prompts, examples and settings of two bundles, and describes the differences as lines of text.
 
-This module reads no files. The command `diff` in optimizer/__main__.py reads the bundles and prints the lines.
+This module reads no files. The command `drpo-optimizer diff` prints the lines, and the operator page shows them.
 """
 
 import difflib
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Final
 
 from index.types import Bundle, Example
-from optimizer.stages.prompt_edits import units
 
 _MAX_QUERY_CHARACTERS: Final = 70
+_UNIT: Final = re.compile(r"[^\n]*?(?:[.!?](?=\s)|\n|\Z)\s*")
+
+
+def prompt_units(prompt: str) -> tuple[str, ...]:
+    """Split a prompt into sentences and lines. `"".join` of them gives the prompt again."""
+    return tuple(found for found in _UNIT.findall(prompt) if found)
 
 
 def differences(before: Bundle, after: Bundle) -> Iterator[str]:
@@ -41,7 +47,7 @@ def _prompt_differences(heading: str, before: str, after: str) -> Iterator[str]:
     if before == after:
         return
     yield heading
-    old, new = ([unit.strip() for unit in units(prompt)] for prompt in (before, after))
+    old, new = ([unit.strip() for unit in prompt_units(prompt)] for prompt in (before, after))
     for line in difflib.ndiff(old, new):
         if line[:2] in ("- ", "+ "):
             yield f"  {line}"

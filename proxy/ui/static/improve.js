@@ -1,0 +1,101 @@
+// The view Improve: what users say, which questions fail, what a new bundle changes, and how its experiment stands.
+import {ask, bar, make, number, percent} from "/ui/parts.js";
+
+const LISTED = 20;
+
+export async function improve(place, signal, [wanted]) {
+  const cards = await ask("/experiments", signal);
+  if (!cards.length) return place.append(nothing());
+  const name = cards.some((card) => card.name === wanted) ? wanted : cards[0].name;
+  const card = cards.find((one) => one.name === name);
+  const [state, sets, worst, changes] = ["standing", "sets", "worst", "changes"].map((kind) => make("div", {class: kind}));
+  place.append(
+    cards.length > 1 ? make("nav", {class: "list", "aria-label": "Experiments"}, cards.map((one) =>
+      make("a", {href: `#improve/${encodeURIComponent(one.name)}`, "aria-current": one.name === name ? "page" : null}, one.name))) : "",
+    make("div", {class: "heading"}, make("h1", {}, name), make("span", {class: `state ${card.state.replace(" ", "-")}`}, card.state)),
+    state, sets, worst, changes, next(name));
+  const path = `/experiments/${encodeURIComponent(name)}`;
+  await Promise.all([
+    fill(state, signal, ask(path, signal), (whole) => conclusion(whole)),
+    fill(sets, signal, ask(`${path}/feedback`, signal), (told) => {
+      worst.replaceChildren(questions(told));
+      return bySet(told);
+    }),
+    fill(changes, signal, ask(`/ui/api/changes?experiment=${encodeURIComponent(name)}`, signal), (found) => differences(found)),
+  ]);
+}
+
+async function fill(place, signal, asked, shown) {
+  place.replaceChildren(make("p", {class: "note"}, "Reading…"));
+  try {
+    place.replaceChildren(shown(await asked));
+  } catch (error) {
+    if (!signal.aborted) place.replaceChildren(make("p", {class: "trouble", role: "alert"}, error.message));
+  }
+}
+
+const nothing = () => make("section", {class: "empty"},
+  make("h2", {}, "There is no feedback yet"),
+  make("p", {}, "Feedback improves a bundle in three steps: an experiment records requests, your application sends the ratings of users, and drpo makes the next bundle of them."),
+  make("pre", {}, "$ drpo-proxy --backend … --bundle … --experiment tone.toml --store sqlite:store.sqlite3 --log-content\n\n# your application, for each rating:\nPOST /v1/feedback  {\"request_id\": \"…\", \"metric\": \"thumbs_up\", \"value\": true}\n\n$ drpo-optimizer harvest --store sqlite:store.sqlite3 --experiment tone --out harvest"),
+  make("p", {class: "note"}, "--log-content keeps the texts of requests. Without it, this page shows numbers alone."));
+
+const conclusion = (whole) => make("div", {class: `conclusion ${whole.verdict.decision}`},
+  make("p", {class: "verdict"}, whole.verdict.sentence),
+  make("p", {class: "advice"}, make("strong", {}, "What to do: "), whole.verdict.advice.sentence, " ",
+    make("a", {href: `#experiments/${encodeURIComponent(whole.name)}`}, "The whole report")));
+
+const section = (title, ...content) => make("section", {}, make("h2", {}, title), ...content);
+const note = (...text) => make("p", {class: "note"}, ...text);
+
+function bySet(told) {
+  const title = "Feedback by example set";
+  if (!told.requests) return section(title, note("No request has taken part yet. ", make("code", {}, "drpo-proxy experiment check FILE"), " says which requests do."));
+  if (!told.rated) {
+    return section(title, note(`${number(told.requests)} requests have no value of ${told.metric}. Send one with `,
+      make("code", {}, `POST /v1/feedback {"request_id": "…", "metric": "${told.metric}", "value": true}`), ". The request id is in the reply header x-request-id."));
+  }
+  const isShare = told.groups.every((one) => one.mean === null || (one.mean >= 0 && one.mean <= 1));
+  const heads = ["example set", "arm", "requests", "rated", `mean of ${told.metric}`];
+  const cell = (n, ...content) => make("td", {"data-head": heads[n]}, ...content);
+  return section(title,
+    make("div", {class: "scroll"}, make("table", {class: "metrics"},
+      make("thead", {}, make("tr", {}, heads.map((head) => make("th", {scope: "col"}, head)))),
+      make("tbody", {}, told.groups.map((one) => make("tr", {},
+        make("th", {scope: "row"}, one.example_set ?? "no set"), cell(1, one.arm), cell(2, number(one.requests)), cell(3, number(one.rated)),
+        cell(4, one.mean === null ? "–" : number(one.mean, 2), isShare && one.mean !== null ? bar(one.mean, percent(one.mean)) : null)))))),
+    note(`${told.is_cut ? "The latest " : ""}${number(told.requests)} requests; ${told.better} is better. A mean of few ratings says little.`));
+}
+
+function questions(told) {
+  const title = "Questions with the worst feedback";
+  if (!told.rated) return section(title, note("Questions are listed here as soon as users rate answers."));
+  if (!told.logged) {
+    return section(title, note("The texts of the rated requests were not logged. Start the server with ", make("code", {}, "--log-content"), " to see them, and tell your users."));
+  }
+  if (!told.worst.length) return section(title, note("No logged answer is rated worse than the mean."));
+  return section(title, make("ol", {class: "asked"}, told.worst.slice(0, LISTED).map((one) => make("li", {},
+    make("p", {class: "question", dir: "auto"}, one.question),
+    one.answer ? make("details", {}, make("summary", {}, "Answer"), make("p", {class: "response", dir: "auto"}, one.answer)) : null,
+    one.comments.map((comment) => make("blockquote", {dir: "auto"}, comment)),
+    note([`${told.metric} ${number(one.value, 2)}`, `arm ${one.arm}`, one.example_set ? `set ${one.example_set}` : "no set",
+      one.count > 1 ? `${number(one.count)} times` : "", new Date(one.time * 1000).toISOString().slice(0, 10)].filter(Boolean).join(" · "))))));
+}
+
+function differences(found) {
+  const title = "What the new bundle changes";
+  if (!found.length) {
+    return section(title, note("No arm has another bundle than the control. Give an arm ", make("code", {}, 'bundle = "DIR"'), " in the experiment's file, and reload."));
+  }
+  return section(title, ...found.map((one) => make("div", {class: "change"},
+    make("p", {}, make("strong", {}, one.arm), ` (${one.after}) instead of `, make("strong", {}, one.control), ` (${one.before ?? "no bundle"})`),
+    one.before === null ? note("The control has no bundle: all of the prompt and the examples is new. The view Bundles shows them.")
+      : !one.lines.length ? note("The prompts, the examples and the settings are the same.")
+      : make("pre", {class: "lines"}, one.lines.map((line) => make("span", {class: kindOf(line), dir: "auto"}, line))))));
+}
+
+const kindOf = (line) => ({"+": "added", "-": "removed", "~": "altered"}[line.trimStart()[0]] ?? "part");
+
+const next = (name) => section("The next bundle",
+  note("Make candidate examples, training rows and preference pairs of this feedback:"),
+  make("pre", {}, `$ drpo-optimizer harvest --store PLACE --experiment ${name} --out harvest`));
