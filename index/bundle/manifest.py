@@ -175,7 +175,7 @@ def _check_floor(policy: RetrievalPolicy, location: str) -> None:
     if policy.similarity_floor is not None and policy.neutral_set is None and policy.policy != "nearest":
         raise BundleFormatError(
             f'{location}: "similarity_floor" needs "neutral_set", the set for queries that are unlike every example. '
-            "Name a set of the kind other"
+            'Set "neutral_set" to a set of the kind other'
         )
 
 

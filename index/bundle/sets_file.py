@@ -58,7 +58,7 @@ def parse_sets(
     """
     value = parse_json(data, location)
     if not isinstance(value, list) or not value:
-        raise BundleFormatError(f"{location}: must be a list of sets, not empty: `drpo-index sets` makes them")
+        raise BundleFormatError(f"{location}: must be a list of at least one set. `drpo-index sets` makes this file")
     ids = {example.id for example in examples if not example.pinned}
     sets = tuple(_parse_set(one, ids, f"{location}, set {n}") for n, one in enumerate(value, start=1))
     _refuse_duplicates([one.name for one in sets], "the name", location)
@@ -70,8 +70,9 @@ def parse_sets(
 def _check_neutral(sets: Sequence[ExampleSet], neutral: str | None, location: str) -> None:
     if neutral is not None:
         kinds = {one.name: one.kind for one in sets}
-        names = ", ".join(name for name, kind in kinds.items() if kind == OTHER) or "add one"
-        advice = f"Name a set of the kind {OTHER} in the manifest ({names})"
+        names = ", ".join(name for name, kind in kinds.items() if kind == OTHER)
+        name_it = f'Set "neutral_set" in the manifest to a set of the kind {OTHER}'
+        advice = f"{name_it}: {names}" if names else f"{name_it}, which must be added first"
         if neutral not in kinds:
             raise BundleFormatError(f"{location}: the neutral set {quoted(neutral)} is missing. {advice}")
         if kinds[neutral] != OTHER:

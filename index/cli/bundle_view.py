@@ -25,7 +25,7 @@ _VISIBLE_CONTROLS: Mapping[int, int] = {
 
 
 class PageConsole(Console):
-    """A console that raises BrokenPipeError if the process that reads its output ends early, and reads no markup.
+    """A console that does not interpret markup, and that raises BrokenPipeError if the reader of its output ends early.
 
     drpo-index catches this error and chooses the exit code. rich's own console would end the program with exit code 1.
     """
@@ -126,7 +126,8 @@ def _policy_facts(policy: RetrievalPolicy, sets: int) -> Iterable[str]:
     if policy.shows_nearest:
         limit = f", {policy.max_nearest_tokens:,} tokens at most" if policy.max_nearest_tokens is not None else ""
         yield f"the nearest {policy.k}, {policy.order}{limit}"
-    yield f"similarity at least {policy.minimum_similarity:g}, near-duplicates from {policy.duplicate_similarity:g}"
+    yield f"an example counts only if its similarity to the query is at least {policy.minimum_similarity:g}"
+    yield f"of two examples with a similarity of at least {policy.duplicate_similarity:g}, only one is shown"
     neutral = f"the neutral set {policy.neutral_set}" if policy.neutral_set else "only the pinned examples"
     if policy.similarity_floor is None:
         yield "no similarity floor: `drpo-index policy` measures one"

@@ -8,7 +8,7 @@ from index.types import ExampleSet
 _VOTE_EXPONENT = 4
 
 SetOfMember = Mapping[int, tuple[int, ExampleSet]]
-"""Maps the position of each member in the bank to the number of the member's set and this set."""
+"""Maps each member (its position in the bank) to its set, as a pair: the number of the set, and the set."""
 
 
 def choose_set(hits: Sequence[tuple[int, float]], set_of_member: SetOfMember) -> int | None:

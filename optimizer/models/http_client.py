@@ -62,9 +62,9 @@ class RetryPolicy:
 
         Args:
             failures: The number of failed attempts, at least 1.
-            retry_after: The seconds that the server asks the client to wait. If None, the client waits for a random
-                share, from one half to one, of the maximum wait before this attempt. Many clients therefore do not
-                retry at the same moment.
+            retry_after: The seconds that the server asks the client to wait. If None, the wait is random, so that many
+                clients do not retry at the same moment. It is at least half of the longest wait for this number of
+                failed attempts. The longest wait begins with `first_wait`, and doubles with each further failure.
         """
         if retry_after is not None:
             return min(retry_after, self.max_wait)
@@ -82,7 +82,7 @@ class AttemptObserver(Protocol):
         """
 
     async def failed(self, *, maybe_paid: bool) -> None:
-        """Account for an attempt that got no complete reply, or a reply with an error status.
+        """Account for a failed attempt: its reply was missing or incomplete, or had an error status.
 
         Args:
             maybe_paid: Whether the server may bill the attempt although it failed.
@@ -152,8 +152,8 @@ class Client:
 
         Raises:
             UnreachableError: The last attempt got no connection, or no complete reply in time.
-            RefusedRequestError: The endpoint answered with an error status after which the client does not retry, or
-                the last attempt got another error status.
+            RefusedRequestError: The endpoint answered with an error status after which the client does not retry. Or
+                the last attempt got an error status after which the client would retry, such as 429.
         """
         url = join_url(self.endpoint.base_url, path)
         async with self._slots:
@@ -202,9 +202,9 @@ class Client:
 def join_url(base_url: str, path: str) -> str:
     """Return the base URL with a path appended.
 
-    A path without a slash at its beginning, such as `chat/completions`, follows the base URL. A path with a slash, such
-    as `/tokenize`, is outside the API version: `/v1` at the end of the base URL is removed first. A base URL that ends
-    in an endpoint, such as `/v1/chat/completions`, stands for the URL before it.
+    The name of an endpoint at the end of the base URL, such as `chat/completions` after `/v1`, is removed first. A path
+    that does not begin with a slash, such as `chat/completions`, follows the base URL. A path that begins with a slash,
+    such as `/tokenize`, is not below `/v1`: if the base URL ends in `/v1`, this part is replaced.
     """
     base = without_endpoint(base_url)
     return f"{base.removesuffix('/v1')}{path}" if path.startswith("/") else f"{base}/{path}"
@@ -216,12 +216,17 @@ def unreachable_error(url: str, error: BaseException) -> UnreachableError:
 
 
 def open_session(api_key: str | None, timeout: float) -> aiohttp.ClientSession:
-    """Open the connections to a server. The caller closes them. The timeout of a complete reply is in seconds."""
+    """Open the connections to a server. The caller closes them.
+
+    Args:
+        api_key: The API key; None if the server needs no key.
+        timeout: The maximum time until a reply is complete, in seconds.
+    """
     headers = {"Content-Type": "application/json"}
     if api_key:
         headers["Authorization"] = f"Bearer {api_key}"
-    # Servers close idle connections after a few seconds. A request would be lost if the server closed its connection at
-    # the same moment. The client therefore closes an idle connection earlier than servers do, after three seconds.
+    # Servers close idle connections after a few seconds. A request is lost if it is sent just when the server closes
+    # its connection. The client therefore closes an idle connection earlier than servers do, after three seconds.
     connector = aiohttp.TCPConnector(keepalive_timeout=3, limit=0)
     return aiohttp.ClientSession(
         connector=connector,

@@ -1,7 +1,7 @@
 """Summarizes a run's journal for people who have only its bundle: plain values without rows, answers or prompts.
 
 The summary says for each level of the search how many calls it took, what each proposer proposed, what was kept, and
-the mean of the best candidate. It is the file `journal.json` of a bundle that ships. This module writes no file.
+the mean reward of the best candidate. It is the file `journal.json` of a bundle that ships. This module writes no file.
 """
 
 from collections import Counter

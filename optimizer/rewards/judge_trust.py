@@ -26,14 +26,16 @@ UNTRUSTED: Final = (
     "not trust what it prefers."
 )
 MOSTLY_EQUAL: Final = (
-    "Most cases are equal: the judge often gives an answer to another question the same score, so it finds few "
-    "differences between prompts."
+    "Most cases are equal: the judge often scores the right answer and an answer to another question equally. It will "
+    "therefore find few differences between prompts."
 )
 UNCHECKED: Final = "Nothing is known about what the judge prefers."
-MORE_ROWS: Final = "Add training rows that are not refused, if possible with references. Two rows make two cases."
+MORE_ROWS: Final = (
+    "Add training rows whose right answer is not a refusal, if possible with references. Two rows make two cases."
+)
 ADVICE: Final = (
-    "Name a more capable model in [models.judge], or let the rewards rules and reference score (docs/optimizing.md, "
-    "Whether the judge can be trusted)."
+    'Name a more capable model in [models.judge], or use the rewards "rules" and "reference" in place of the judge '
+    '(docs/optimizing.md, section "Whether the judge can be trusted").'
 )
 
 
@@ -42,7 +44,7 @@ class TrustCase:
     """One question to the judge.
 
     Attributes:
-        query: The text that a request contains as the query.
+        query: The query, as a request to the judge contains it.
         right: The answer to the query.
         wrong: The answer to another query.
     """
@@ -142,7 +144,7 @@ async def score_cases(judge: Judge, cases: Sequence[TrustCase]) -> Trust:
     """Let the judge score both answers of each case, by the criteria that it chooses for the query.
 
     Raises:
-        ModelError: The judge gives no usable reply, but may do so later.
+        ModelError: The judge gave no usable reply. A later attempt may succeed.
         BudgetSpentError: The budget does not allow a call.
     """
 

@@ -11,9 +11,10 @@ queries is reached.
 
 An ordinary test at every look would drop equally good candidates too often, because each look can be wrong. The race is
 therefore a group sequential test. Its critical value is larger at early looks, when a few unusual queries can mislead.
-After n queries, the critical value is critical * (n / first_look) ** -0.2 standard errors (the family of Wang and
-Tsiatis, Biometrics 43, 1987, with parameter 0.3). The factor `critical` is chosen so that a candidate as good as the
-leader is dropped with probability alpha in all looks together.
+After n queries, it is `critical` times (n / first_look) ** -0.2 standard errors. This form is from the family of Wang
+and Tsiatis (Biometrics 43, 1987), in which the exponent is the parameter Delta minus 0.5: here, Delta is 0.3. The
+factor `critical` is chosen so that a candidate as good as the leader is dropped with probability alpha in all looks
+together.
 """
 
 from collections.abc import Sequence
@@ -64,7 +65,7 @@ class Block:
     Attributes:
         candidates: The numbers of the candidates.
         start: The number of the first query.
-        end: The number after the number of the last query.
+        end: One more than the number of the last query, as in a Python range.
     """
 
     candidates: tuple[int, ...]

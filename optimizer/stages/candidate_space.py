@@ -46,8 +46,8 @@ class CandidateSpace:
         proposers: The proposers.
         allocation: Divides the slots among the proposers.
         scale: The range of the scores.
-        known: The candidates so far. A candidate that differs from one of them in no content word is dropped. None if
-            all candidates are used.
+        known: The candidates so far. A new candidate is dropped if it has the same content words (all words except
+            function words such as "the") as one of them, and is otherwise equal to it. None if all candidates are used.
         indifference: A lead over the parent that is not above this value is no win.
         first_rows: The number of rows that the first candidate answers before it is expanded, so that the first
             proposals can follow its failures.
@@ -73,8 +73,8 @@ class CandidateSpace:
         """Make candidates from the last candidate of the path, and journal them.
 
         A proposal is dropped if the gate does not admit it, or if it changes no content word. Another proposal then
-        takes its slot, if there is one. A proposer that fills fewer slots than it was asked to fill loses once for
-        each of the others.
+        takes its slot, if there is one. For each slot that a proposer was asked to fill and did not fill, the
+        allocation counts one loss of this proposer.
         """
         parent = await self._parent(path, again)
         sources = _Sources(self.proposers, parent)
@@ -94,8 +94,9 @@ class CandidateSpace:
     async def score(self, candidate: Candidate, query: int) -> Outcome:
         """Answer one row under the candidate, score the answer and journal the score.
 
-        If the row cannot be used, the outcome is not readable, and no score is journaled. If only the judge's verdict
-        cannot be read, and counts as 0, the outcome is not readable either, but the score 0 is journaled.
+        If the row cannot be used, the outcome is not readable, and no score is journaled. If the row can be used, but
+        the judge's verdict cannot be read and counts as 0, the score 0 is journaled. This outcome is not readable
+        either.
         """
         row = self.rows.rows[query % len(self.rows.rows)]
         scored = await self.rows.score(candidate.key, candidate, row)
@@ -133,7 +134,10 @@ class CandidateSpace:
         return Parent((*path[:-1], last), group_failures(last.outcomes), again)
 
     async def _next_new(self, sources: "_Sources", ranked: Sequence[str]) -> tuple[str, Proposal] | None:
-        """Return the next proposal for a slot that is worth a race, and the name of its proposer."""
+        """Return the next proposal for a slot, and the name of its proposer. Drop proposals that do not merit a race.
+
+        Return None if no proposal is left.
+        """
         parent = sources.parent.candidate
         for name in ranked:
             while (proposal := await sources.take(name)) is not None:

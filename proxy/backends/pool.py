@@ -28,7 +28,7 @@ from proxy.core.metrics import Metrics
 from proxy.core.settings import BackendSettings
 
 _ANSWER_TIMEOUT: Final = 120.0  # seconds for one answer to a question that shows the kind of a model
-_KINDS_PATIENCE: Final = 5.0  # seconds that one check waits for such answers; the next check waits again
+_KINDS_PATIENCE: Final = 5.0  # seconds that one health check waits for such answers; the next health check waits anew
 _KIND_TIMEOUT: Final = 60.0  # seconds that a request waits until the kind of its model is known
 _SESSION_HEADER: Final = "X-Session-ID"  # the first header that vllm-router's consistent_hash policy reads
 _UNAVAILABLE: Final = 503  # this status, and no other, means that the backend has not begun to generate
@@ -166,8 +166,8 @@ class Pool:
             headers: The headers of the request.
             affinity: The example set and the conversation of the request. Requests with the same set, or with the same
                 conversation if they have no set, go to the same backend while that backend is available and does not
-                have too much load. The header _SESSION_HEADER also carries a key of the set or the conversation,
-                because a backend may be a router that reads this header.
+                have too much load. A backend may itself be a router that chooses a server by the header
+                _SESSION_HEADER. So the value of this header identifies the set or the conversation.
 
         Raises:
             UnknownModelError: No backend lists the model.
@@ -225,7 +225,8 @@ class Pool:
             elif response.status not in _GATEWAY_ERRORS:
                 backend.health.record_success()
         except ProxyError as error:
-            if not isinstance(error, BackendReportedError):  # the request may have caused it, as with a 500
+            # A BackendReportedError is not counted: like a 500, it may be the fault of the request.
+            if not isinstance(error, BackendReportedError):
                 self._record_failure(backend)
             raise
         finally:

@@ -10,8 +10,8 @@ to the same question:
 The rule, in this order:
 
 1. harms: one of the three shares is lower with the bundle, with confidence.
-2. helps: one of the first two shares is higher with the bundle, with confidence. For both of them, the lower end of
-   the 95 % interval of the difference is above -MAX_LOSS.
+2. helps: one of the first two shares is higher with the bundle, with confidence. In addition, neither of these two
+   shares may be much lower: the lower end of the 95 % interval of each difference must be above -MAX_LOSS.
 3. little headroom: the baseline has no bundle, and its first two shares are high. Each of them is at least
    MIN_HIGH_SHARE, and the lower end of its 95 % interval is at least MIN_CERTAIN_SHARE.
 4. cannot tell: no other rule applies.
@@ -55,8 +55,8 @@ class Comparison:
     Attributes:
         key: The name of the share.
         count: The number of questions.
-        before: The number of questions with the property in the baseline.
-        after: The number of questions with the property in the arm of the bundle.
+        before: The number of questions that got a sound answer (or any answer, if `key` says so) from the baseline.
+        after: The same number for the arm of the bundle.
         difference: The share of the bundle minus the share of the baseline, with its 95 % interval.
         certain: The same difference with a wider interval, which decides whether the share is higher or lower.
     """
@@ -161,7 +161,7 @@ def _sentence(decision: Decision, comparisons: Sequence[Comparison], arm: str, b
     """Return the decision, followed by its reason and the numbers."""
     shown = [one for one in comparisons if one.key != _ANSWERED or one.is_lower]
     if not any(one.count for one in shown):
-        return f"{Decision.CANNOT_TELL.capitalize()}: {model} answered no question in all arms."
+        return f"{Decision.CANNOT_TELL.capitalize()}: there is no question that {model} answered in every arm."
     sound = " and ".join(_numbers(one, baseline) for one in shown if one.key != _ANSWERED)
     answered = "".join(f"; it answers {_numbers(one, baseline)}" for one in shown if one.key == _ANSWERED)
     numbers = f"gives sound answers to {sound or 'no question'}{answered}"
@@ -190,7 +190,7 @@ def _doubt(comparisons: Sequence[Comparison]) -> str:
     """Return why the comparisons allow no decision."""
     if any(one.is_higher for one in comparisons):
         worst = min(comparisons, key=lambda one: one.difference.low)
-        return f"up to {-worst.difference.low:.2f} fewer of the {_WHAT[worst.key]} may get a sound answer"
+        return f"the share of {_WHAT[worst.key]} with a sound answer may be lower by up to {-worst.difference.low:.2f}"
     if all(one.before == one.after for one in comparisons):
         return "the bundle and the baseline have equal shares"
     return "chance explains the differences"

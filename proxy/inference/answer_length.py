@@ -53,7 +53,10 @@ class PromptSize:
     count_raw: Count
 
     async def total(self) -> int | None:
-        """Return the exact number of tokens; None if the backend cannot count, or counts less than was injected."""
+        """Return the exact number of tokens; None if the backend cannot count.
+
+        A count of less than half of the injected tokens is not used either, because it cannot be the whole prompt.
+        """
         total = await self.count()
         return None if total is None or total < self.injected // 2 else total
 
@@ -69,7 +72,7 @@ async def lowered_limit(asked: int, context: int | None, size: PromptSize) -> in
     if context is None or size.bound + asked <= context:
         return asked
     total = await size.total()
-    if total is None:  # After this, the request fits if it fits without the injection.
+    if total is None:  # Lower the limit by the whole injection: the request then fits if the client's own request fits.
         return min(asked, max(asked - size.injected - size.marks, size.reserved, 1))
     excess = total + asked - context
     if excess <= 0 or total >= context:
@@ -159,14 +162,17 @@ class AnswerLimiter:
     async def limit_chat(
         self, sent: JsonDict, conversation: Conversation, setting: Setting, injection: Injection | None, client: str
     ) -> JsonDict:
-        """Lower max_tokens in a request to a chat model, if necessary. It is the client's, or else the bundle's.
+        """Lower max_tokens in a request to a chat model, if necessary.
+
+        The max_tokens that is lowered is the client's. If the client sets none, it is the bundle's.
 
         Args:
             sent: The body for the backend, a chat request or a request to the Responses API.
             conversation: The client's body and messages.
             setting: The model and the bundle.
             injection: The injection; None if nothing is injected.
-            client: The text of the client's messages, with a filler for the marks of the chat template.
+            client: The text of the client's messages, as `joined_text` returns it: before each message stands a filler,
+                which is about as long as the marks that a chat template adds to a message.
         """
         body, served, model = conversation.body, setting.served, setting.model
         asked = asked_limit(body)

@@ -16,7 +16,7 @@ from proxy.core.json_types import Json
 from proxy.openai.chat_applications import is_background, question
 from proxy.openai.message_text import are_plain_texts, has_words, is_empty, message_text
 
-_MAX_KEY_CHARACTERS: Final = 2_000  # the key is a checksum of at most this many characters of the opening
+_MAX_KEY_CHARACTERS: Final = 2_000  # Conversation.key depends on at most this many characters of the first user message
 _TEMPLATE_MARKS: Final = "\n<|start|>assistant\n\n"
 """A filler for the marks that a chat template puts around a message, so that token counts include such marks.
 
@@ -68,7 +68,7 @@ class Conversation:
     @property
     def turns(self) -> Sequence[Json]:
         """The messages without the empty assistant messages at the end, which count as if they were not there."""
-        # With this field, the model continues the last message, so the message stays even if it is empty.
+        # With continue_final_message, the model continues the last message, so this message stays even if it is empty.
         return self.messages if self.body.get("continue_final_message") else _without_empty_end(self.messages)
 
     @property

@@ -160,7 +160,7 @@ class CacheWarmer:
             await asyncio.sleep(min(loop.time() - started, _MAX_PAUSE))
 
     def _is_preferred(self, backend: Backend, model: Model, injection: Injection) -> bool:
-        """Return whether the pool sends requests with this example set to this backend first.
+        """Return whether this backend is the pool's first choice for requests with this example set.
 
         The sets for which this is true are sent last, because a small cache keeps what was sent last.
         """

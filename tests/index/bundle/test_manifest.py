@@ -88,7 +88,7 @@ def test_too_large_manifest_is_not_read(directory: Path) -> None:
         (lambda m: m["retrieval"].update(neutral_set="a b"), ['"neutral_set" must be the name of a set']),
         (
             lambda m: m["retrieval"].update(policy="set", similarity_floor=0.2),
-            ['"similarity_floor" needs "neutral_set"', "Name a set of the kind other"],
+            ['"similarity_floor" needs "neutral_set"', 'Set "neutral_set" to a set of the kind other'],
         ),
         (lambda m: m["retrieval"].update(policy="set_and_nearest"), ['the key "sets.json" is missing']),
         (lambda m: m["retrieval"].update(neutral_set="other-1"), ['the key "sets.json" is missing']),

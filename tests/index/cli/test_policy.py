@@ -127,7 +127,8 @@ def test_neutral_set_must_exist_and_must_not_be_of_a_separate_kind(
     in_sets: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run("policy", in_sets, "--neutral-set", name, "--out", tmp_path / "out") == 1
-    assert "Name a set of the kind other in the manifest (law, food)" in capsys.readouterr().err
+    advice = 'Set "neutral_set" in the manifest to a set of the kind other: law, food'
+    assert advice in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

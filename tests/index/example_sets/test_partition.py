@@ -101,8 +101,8 @@ def test_all_neighbours_vote_if_all_are_below_the_minimum_of_their_sets() -> Non
 @pytest.mark.parametrize(
     ("broken", "reason"),
     [
-        (b"{}", "must be a list of sets, not empty"),
-        (b"[]", "must be a list of sets, not empty"),
+        (b"{}", "must be a list of at least one set"),
+        (b"[]", "must be a list of at least one set"),
         (sets_bytes((replace(FOOD, shown=("lock",)),)), "or is pinned"),
         (sets_bytes((replace(FOOD, members=("nobody",)),)), "is no example of the bank"),
         (sets_bytes((replace(FOOD, shown=()),)), "is empty"),
