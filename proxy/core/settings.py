@@ -85,8 +85,8 @@ class InjectionSettings:
     )
     allow_embedder: tuple[str, ...] = _setting(
         (),
-        "embedder that bundles may use besides multilingual and minilm; it may load a model and gets users' queries; "
-        "repeatable",
+        "another embedder (besides multilingual and minilm) that bundles may use; allow only code that you trust, "
+        "because it can load a model and sees users' queries; repeatable",
         "NAME",
     )
     retrieval_timeout: float = _setting(
