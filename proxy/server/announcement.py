@@ -9,7 +9,7 @@ from proxy.server.lifecycle import Announce
 from proxy.server.service import Status
 
 _ADMIN: Final = """
-Page      {0}/ui     (try it, experiments, bundles, live numbers)
+Page      {0}/ui     (try it, experiments, feedback, bundles, live numbers)
 Admin     {0}     (POST /admin/reload reads bundles and keys again)"""
 
 

@@ -45,7 +45,7 @@ export async function bundles(place, signal, [wanted]) {
       make("a", {href: `#bundles/${encodeURIComponent(one.id)}`, "aria-current": one.id === name ? "page" : null}, one.id))) : "",
     make("div", {class: "heading"}, make("h1", {}, bundle.name), make("span", {class: "note"}, `made for ${bundle.model} · id ${bundle.id.slice(0, 12)}`)),
     make("p", {class: "note"}, `${name} has this bundle, because ${bundle.reason}.`),
-    make("details", {class: "prompt", open: true}, make("summary", {}, "Prompt"), make("blockquote", {}, bundle.prompt)),
+    make("details", {class: "prompt", open: true}, make("summary", {}, "Prompt"), make("blockquote", {dir: "auto"}, bundle.prompt)),
     ...setPrompts(bundle),
     facts(bundle),
     make("div", {class: "split"}, make("figure", {class: "map"}, map.picture, map.caption), make("div", {}, form, shown)));
@@ -57,7 +57,7 @@ function setPrompts(bundle) {
   const prompts = [...new Set(bundle.sets.map((one) => one.prompt).filter(Boolean))];
   return prompts.map((prompt) => {
     const names = bundle.sets.filter((one) => one.prompt === prompt).map((one) => one.name);
-    return make("details", {class: "prompt"}, make("summary", {}, `Prompt of ${names.join(", ")}`), make("blockquote", {}, prompt));
+    return make("details", {class: "prompt"}, make("summary", {}, `Prompt of ${names.join(", ")}`), make("blockquote", {dir: "auto"}, prompt));
   });
 }
 
@@ -118,10 +118,10 @@ function howRetrieved(bundle, policy) {
 
 function list(examples, likeness = {}, shown = new Set()) {
   return make("ol", {class: "examples"}, examples.map((one) => make("li", {class: shown.has(one.id) ? "shown" : ""},
-    make("div", {class: "head"}, make("span", {class: "query"}, one.query),
+    make("div", {class: "head"}, make("span", {class: "query", dir: "auto"}, one.query),
       one.pinned ? make("span", {class: "tag"}, "pinned") : null,
       shown.has(one.id) ? make("span", {class: "tag strong"}, "shown") : null,
       one.id in likeness ? make("span", {class: "likeness"}, bar(likeness[one.id], `similarity ${number(likeness[one.id], 2)}`), number(likeness[one.id], 2)) : null),
-    make("p", {class: "response"}, one.response),
+    make("p", {class: "response", dir: "auto"}, one.response),
     make("p", {class: "note"}, [one.id, ...one.tags, one.votes_for ? `votes for ${one.votes_for}` : ""].filter(Boolean).join(" · ")))));
 }

@@ -94,7 +94,7 @@ function differences(found) {
       : make("pre", {class: "lines"}, one.lines.map((line) => make("span", {class: kindOf(line), dir: "auto"}, line))))));
 }
 
-const kindOf = (line) => ({"+": "added", "-": "removed", "~": "altered"}[line.trimStart()[0]] ?? "part");
+const kindOf = (line) => ({"+": "added", "-": "removed", "~": "altered"}[line.trimStart()[0]] ?? (line.startsWith(" ") ? "" : "part"));
 
 const next = (name) => section("The next bundle",
   note("Make candidate examples, training rows and preference pairs of this feedback:"),

@@ -70,7 +70,7 @@ export async function playground(place, signal) {
 }
 
 function answer(arm, body, signal) {
-  const text = make("div", {class: "text waiting"});
+  const text = make("div", {class: "text waiting", dir: "auto"});
   const facts = make("dl", {class: "facts"});
   const why = make("div", {class: "why"});
   const card = make("article", {class: `card ${arm}`},
@@ -132,12 +132,12 @@ async function explain(why, body, signal) {
       make("summary", {}, `${plan.examples.length} examples shown`,
         make("small", {}, chosen(plan))),
       make("ol", {class: "examples"}, plan.examples.map((one) => make("li", {},
-        make("div", {class: "head"}, make("span", {class: "query"}, one.query),
+        make("div", {class: "head"}, make("span", {class: "query", dir: "auto"}, one.query),
           one.pinned ? make("span", {class: "tag"}, "pinned") : null,
           plan.nearest.includes(one.id) && plan.set ? make("span", {class: "tag"}, "nearest") : null,
           make("span", {class: "likeness", title: "cosine similarity to the question"},
             bar(one.similarity ?? 0, `similarity ${number(one.similarity, 2)}`), number(one.similarity, 2))),
-        make("p", {class: "response"}, one.response))))));
+        make("p", {class: "response", dir: "auto"}, one.response))))));
   }
   const given = plan.text ?? plan.messages.map((one) => `${one.role}: ${content(one)}`).join("\n\n");
   why.append(make("details", {}, make("summary", {}, "The exact ", plan.text ? "text" : "messages", " that the model got",

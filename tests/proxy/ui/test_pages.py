@@ -179,6 +179,13 @@ async def test_changes_of_the_bundle_of_an_arm_are_those_of_the_command_diff(tmp
     assert any(line.startswith("  - sky: Why is the sky blue?") for line in change["lines"])
 
 
+async def test_feedback_of_an_unknown_experiment_is_not_found() -> None:
+    async with admin(add_files) as session:
+        status, reply = await told(session, "/experiments/none/feedback")
+        assert status == 404
+        assert "no experiment with this name" in reply["error"]["message"]
+
+
 async def test_search_returns_nearest_and_shown_examples() -> None:
     async with operated() as (_, session, _backend):
         _, found = await told(session, "/ui/api/search", {"model": "scripted", "query": "How do I make tea?"})
