@@ -27,13 +27,14 @@ from index.bundle.differences import differences
 from index.embedders.base import Embedder
 from index.embedders.registry import open_embedder
 from index.errors import DrpoError
-from optimizer.cli.arguments import HARVEST, argument_parser
+from optimizer.cli.arguments import HARVEST, IMPROVE, argument_parser
 from optimizer.cli.doctor import check_run
 from optimizer.cli.harvest import run_harvest
+from optimizer.cli.improve import run_improve
 from optimizer.cli.judge_check import judge_tables
-from optimizer.cli.progress import ProgressDisplay
+from optimizer.cli.run_command import print_error_line, read_run_file, show_result, start_or_continue
 from optimizer.cli.ship import ship
-from optimizer.cli.tables import estimate_table, evaluation_markdown, evaluation_table, sealed_table
+from optimizer.cli.tables import estimate_table, evaluation_markdown, evaluation_table
 from optimizer.core.config import read_config
 from optimizer.core.config_tables import RunConfig
 from optimizer.core.errors import JournalError, OptimizeError
@@ -47,8 +48,7 @@ from optimizer.evaluation.evaluate import Evaluation, EvaluationPlan, evaluate
 from optimizer.models.http_client import Endpoint, RetryPolicy
 from optimizer.models.model_list import first_model
 from optimizer.report.html_report import write_report
-from optimizer.rewards.registry import check_rewards
-from optimizer.stages.run import RUN_FILE, Result, run
+from optimizer.stages.run import RUN_FILE
 from optimizer.stages.run_context import open_run_context
 
 
@@ -58,6 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.command == HARVEST:  # it waits for the user, and asyncio would not let Ctrl-C end this
             return run_harvest(options)
+        if options.command == IMPROVE:
+            return run_improve(options)
         return asyncio.run(_COMMANDS[options.command](options))
     except DrpoError as error:
         can_resume = options.command in _RUN_COMMANDS
@@ -70,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 async def _run(options: argparse.Namespace) -> int:
-    config = _read_config(options.config)
+    config = read_run_file(options.config)
     directory = options.out or options.config.parent / "runs" / config.bundle.name
     if (directory / EVENTS).exists():
         raise JournalError(f"{directory} holds a run already: go on with it (resume), or name another --out")
@@ -79,7 +81,7 @@ async def _run(options: argparse.Namespace) -> int:
         shutil.copy(options.config, directory / RUN_FILE)
     except OSError as error:
         raise JournalError(f"{directory}: cannot be written: {error.strerror}") from None
-    return await _start_or_continue(config, directory, begun_event(options.config))
+    return await _run_in(config, directory, begun_event(options.config))
 
 
 async def _resume(options: argparse.Namespace) -> int:
@@ -88,73 +90,16 @@ async def _resume(options: argparse.Namespace) -> int:
     if begun is None:
         raise JournalError(f"{directory}: the run never began: delete the directory, and begin it with run RUN.TOML")
     if line := changed_run_file(begun, directory / RUN_FILE):
-        _print_error_line(line)
-    config = _read_config(directory / RUN_FILE, Path(begun["folder"]))
-    return await _start_or_continue(config, directory, begun)
+        print_error_line(line)
+    config = read_run_file(directory / RUN_FILE, Path(begun["folder"]))
+    return await _run_in(config, directory, begun)
 
 
-def _read_config(path: Path, folder: Path | None = None) -> RunConfig:
-    """Read run.toml and check its rewards.
-
-    Args:
-        path: The path of run.toml.
-        folder: Relative paths in run.toml start from this folder; None stands for the folder that contains run.toml.
-            The folder is added to sys.path, so that Python can import the user's reward modules from it.
-    """
-    sys.path.insert(0, str((folder or path.parent).resolve()))
-    config = read_config(path, folder)
-    check_rewards(config)
-    return config
-
-
-async def _start_or_continue(config: RunConfig, directory: Path, begun: Event) -> int:
-    """Start or resume the run of a directory, show its progress on stderr, and write its report.
-
-    Args:
-        config: The settings of run.toml.
-        directory: The directory of the run.
-        begun: The event at the beginning of the journal, which `begun_event` makes.
-    """
-    progress = ProgressDisplay(config.budget, Console(stderr=True, markup=False))
-    with Journal(directory, progress.on_event) as journal:
-        await journal.note(BEGUN, folder=begun["folder"], file=begun.get("file"), digest=begun.get("digest"))
-        try:
-            with progress:
-                result = await run(config, directory, journal, _print_error_line)
-        except BaseException:
-            if any(event.get("call") == "reply" for event in journal.events):
-                _print_error_line(f"What was paid for is kept: go on with  drpo-optimizer resume {directory}")
-            raise
-    _show_result(result)
-    print(f"Report:  {write_report(directory)}")
+async def _run_in(config: RunConfig, directory: Path, begun: Event) -> int:
+    result, report = await start_or_continue(config, directory, begun, f"drpo-optimizer resume {directory}")
+    show_result(result)
+    print(f"Report:  {report}")
     return 0
-
-
-def _print_error_line(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
-def _show_result(result: Result) -> None:
-    console = Console(markup=False)
-    if result.sealed:
-        console.print(sealed_table(result.sealed))
-    if result.spent_out:
-        console.print("The budget ended the search early: raise it under [budget], and resume, to go on.")
-    console.print(_verdict(result))
-    if result.is_found:
-        console.print(f"Serve it:  drpo-proxy --bundle {result.bundle}", soft_wrap=True)
-    else:
-        console.print(f"It was written all the same:  {result.bundle}", soft_wrap=True)
-
-
-def _verdict(result: Result) -> str:
-    if result.sealed is None:
-        return "There are no sealed rows, so nothing shows whether the bundle is better than the baseline."
-    if result.sealed.improved:
-        return "Better than the baseline."
-    if result.is_found:
-        return 'No better than the baseline, beyond chance. It was written because of write = "found".'
-    return "No better than the baseline, beyond chance: the bundle holds the baseline."
 
 
 async def _report(options: argparse.Namespace) -> int:
@@ -163,9 +108,9 @@ async def _report(options: argparse.Namespace) -> int:
 
 
 async def _estimate(options: argparse.Namespace) -> int:
-    config = _read_config(options.config)
+    config = read_run_file(options.config)
     with tempfile.TemporaryDirectory() as folder, Journal(Path(folder)) as journal:
-        async with open_run_context(config, journal, _print_error_line) as context:
+        async with open_run_context(config, journal, print_error_line) as context:
             expected = await estimate(context)
     Console(markup=False).print(estimate_table(expected, config.budget))
     return 0
@@ -197,7 +142,7 @@ async def _judge_check(options: argparse.Namespace) -> int:
 
 
 async def _doctor(options: argparse.Namespace) -> int:
-    config, failures, warnings = _read_config(options.config), 0, 0
+    config, failures, warnings = read_run_file(options.config), 0, 0
     with Console(stderr=True, markup=False).status("checking") as status:
         async for finding in check_run(config, lambda subject: status.update(Text(f"checking {subject}"))):
             mark = "WARN" if finding.is_warning else {True: "ok", False: "BAD", None: "-"}[finding.ok]
@@ -224,7 +169,7 @@ async def _eval(options: argparse.Namespace) -> int:
         with AnswersFile(options.out) as answers:
             evaluation = await _evaluate(plan, endpoint, answers, _open_embedder(options.embedder, rows))
     if evaluation.left_out:
-        _print_error_line(f"Left out, because a variant cannot answer them: {'; '.join(evaluation.left_out)}")
+        print_error_line(f"Left out, because a variant cannot answer them: {'; '.join(evaluation.left_out)}")
     if options.markdown:
         print(evaluation_markdown(evaluation))
     else:
@@ -250,7 +195,7 @@ def _open_embedder(name: str, rows: Sequence[Row]) -> Embedder | None:
     return open_embedder(name) if any(row.reference for row in rows) else None
 
 
-_RUN_COMMANDS: Final = ("run", "resume")
+_RUN_COMMANDS: Final = ("run", "resume", IMPROVE)
 _COMMANDS: Mapping[str, Callable[[argparse.Namespace], Coroutine[Any, Any, int]]] = {
     "run": _run,
     "resume": _resume,

@@ -1,1 +1,1 @@
-"""Parts of the command line: arguments, progress, tables, and the logic of the commands diff, doctor and harvest."""
+"""Parts of the command line: arguments, progress, tables, and the logic of some commands, such as harvest."""

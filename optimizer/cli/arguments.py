@@ -60,6 +60,32 @@ replaced, and those near harmful questions. Rules find patterns of private data,
 what they find.
 """
 
+IMPROVE: Final = "improve"
+_IMPROVING: Final = """\
+Examples:
+
+  drpo-optimizer improve --store sqlite:/var/lib/drpo/store.sqlite3 --bundle bundles/now --out improve-2026-11-30 \\
+      --base-url http://127.0.0.1:8000/v1                     # the address of the model server, not of drpo-proxy
+  drpo-optimizer improve --bundle bundles/now --out improve-2026-11-30 --config run.toml    # the store is in DRPO_STORE
+
+The steps, each of which leaves its result in DIR:
+
+  harvest/         what the feedback gives, as drpo-optimizer harvest writes it. Candidate examples are accepted that
+                   need no person's look; --review asks you about each
+  inputs/          the run's rows, examples, preference pairs and run.toml
+  run/             the run: raced, within its budget, with a sealed evaluation. report.html shows it
+  bundle/          the new bundle, if it is better than the current one on sealed rows
+  experiment.toml  control: the current bundle; treatment: the new one; guardrails; how many users it needs
+  summary.html     what changed and why, and what to do next
+
+Nothing is served until you give experiment.toml to drpo-proxy. Ctrl-C is safe: the same command continues, and no step
+and no paid call is repeated. DIR belongs to one store, one bundle and one choice of feedback: name a new one each week.
+
+--config names a run.toml, as for drpo-optimizer run. Every table is optional: [models] (a writer model and a judge
+improve the search), [data] (rows of your own, which are added), [reward], [search], [budget] (5,000 calls without it).
+[bundle] start and the rows of the harvest are set for you. docs/improving.md explains.
+"""
+
 
 def argument_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
@@ -83,6 +109,7 @@ def argument_parser() -> argparse.ArgumentParser:
     _add_ship(_add_command(commands, "ship", "the bundle of a run with its provenance, as bundles of drpo ship", _SHIP))
     _add_judge_check(_add_command(commands, "judge-check", "how often a judge agrees with people"))
     _add_harvest(_add_command(commands, HARVEST, "examples, rows and pairs from the feedback of users", _HARVESTING))
+    _add_improve(_add_command(commands, IMPROVE, "from the feedback of users to a better bundle", _IMPROVING))
     estimate = _add_command(
         commands, "estimate", "what a run will cost, from a simulation and about ten real calls", _RUN_TOML
     )
@@ -162,8 +189,41 @@ def _add_harvest(command: argparse.ArgumentParser) -> None:
         metavar="EXPORT.JSONL",
         help='in place of a store: one conversation a line, {"messages": [...], "outcome": 1}',
     )
-    command.add_argument("--store", help="the value of --store of drpo-proxy; a URL with a password only in DRPO_STORE")
     command.add_argument("--out", required=True, type=Path, metavar="DIR", help="the folder of the harvest")
+    _add_feedback(command)
+    command.add_argument(
+        "--yes", action="store_true", help="accept the candidates that need no person's look, without asking"
+    )
+
+
+def _add_improve(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--bundle",
+        required=True,
+        metavar="BUNDLE",
+        help="the bundle that is served now: a directory or a name",
+    )
+    command.add_argument("--out", required=True, type=Path, metavar="DIR", help="the folder of this improvement")
+    command.add_argument("--config", type=Path, metavar="RUN.TOML", help="settings of the run; every table is optional")
+    command.add_argument("--base-url", metavar="URL", help="the model server; takes precedence over [models.task]")
+    command.add_argument("--model", help="the model to improve the bundle for [the first one that the server lists]")
+    command.add_argument(
+        "--kind", choices=("completion", "chat"), help="completion for a base model [completion], chat for a chat model"
+    )
+    command.add_argument(
+        "--difference",
+        type=_positive_number,
+        default=0.05,
+        metavar="D",
+        help="the smallest difference of the metric that the experiment should find; sets its planned size [0.05]",
+    )
+    command.add_argument("--review", action="store_true", help="ask about each candidate example in the terminal")
+    _add_feedback(command)
+
+
+def _add_feedback(command: argparse.ArgumentParser) -> None:
+    """Add the flags that choose feedback in a store."""
+    command.add_argument("--store", help="the value of --store of drpo-proxy; a URL with a password only in DRPO_STORE")
     command.add_argument("--experiment", metavar="NAME", help="only the requests of this experiment [all]")
     command.add_argument(
         "--since", type=_date, metavar="DATE", help="only requests from this date on, such as 2026-11-30"
@@ -191,9 +251,6 @@ def _add_harvest(command: argparse.ArgumentParser) -> None:
         metavar="N",
         help="most ratings and pairs of one user that count [50]",
     )
-    command.add_argument(
-        "--yes", action="store_true", help="accept the candidates that need no person's look, without asking"
-    )
 
 
 def _date(text: str) -> float:
@@ -209,4 +266,11 @@ def _positive_integer(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError("must be at least 1")
+    return number
+
+
+def _positive_number(text: str) -> float:
+    number = float(text)
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError("must be above 0")
     return number

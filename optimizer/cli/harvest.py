@@ -73,20 +73,25 @@ def run_harvest(options: argparse.Namespace) -> int:
 
 
 def _settings(options: argparse.Namespace) -> HarvestSettings:
+    return HarvestSettings(feedback_of(options), options.words, options.per_user)
+
+
+def feedback_of(options: argparse.Namespace) -> StoreQuery:
+    """Return what the flags choose in a store. Raises DataError if they contradict each other."""
     if options.at_most >= options.at_least:
         raise DataError("--at-most must be below --at-least: an answer cannot be liked and disliked")
-    query = StoreQuery(
-        options.experiment or "", options.since or 0.0, options.metric, options.at_least, options.at_most
-    )
-    return HarvestSettings(query, options.words, options.per_user)
+    return StoreQuery(options.experiment or "", options.since or 0.0, options.metric, options.at_least, options.at_most)
 
 
 def _place(options: argparse.Namespace) -> StorePlace | None:
     """Return the store; None for an export. An export on the command line takes precedence over DRPO_STORE."""
     if options.export and options.store:
         raise DataError("give --store or EXPORT.JSONL, not both")
-    if options.export:
-        return None
+    return None if options.export else store_of(options)
+
+
+def store_of(options: argparse.Namespace) -> StorePlace:
+    """Return the store that --store or DRPO_STORE names. Raises DataError."""
     store = options.store or os.environ.get(STORE_VARIABLE)
     if not store:
         raise DataError(f"give --store (or set {STORE_VARIABLE}) to the value of --store of drpo-proxy")

@@ -94,7 +94,7 @@ def test_no_service_sets_a_variable_that_vllm_or_the_proxy_reads(service: Any) -
 
 
 def test_files_have_pods_and_services() -> None:
-    assert len(PODS) == 4
+    assert len(PODS) == 5
     assert len(SERVICES) == 4
 
 

@@ -1,0 +1,85 @@
+"""Runs or continues an optimization run with its progress on stderr. The commands run, resume and improve share it."""
+
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from optimizer.cli.progress import ProgressDisplay
+from optimizer.cli.tables import sealed_table
+from optimizer.core.config import read_config
+from optimizer.core.config_tables import RunConfig
+from optimizer.core.journal import Event, Journal
+from optimizer.core.run_file import BEGUN
+from optimizer.report.html_report import write_report
+from optimizer.rewards.registry import check_rewards
+from optimizer.stages.run import Result, run
+
+
+def read_run_file(path: Path, folder: Path | None = None) -> RunConfig:
+    """Read run.toml and check its rewards.
+
+    Args:
+        path: The path of run.toml.
+        folder: Relative paths in run.toml start from this folder; None stands for the folder that contains run.toml.
+            The folder is added to sys.path, so that Python can import the user's reward modules from it.
+    """
+    sys.path.insert(0, str((folder or path.parent).resolve()))
+    config = read_config(path, folder)
+    check_rewards(config)
+    return config
+
+
+async def start_or_continue(config: RunConfig, directory: Path, begun: Event, command: str) -> tuple[Result, Path]:
+    """Start or resume the run of a directory, show its progress on stderr, and write its report.
+
+    Args:
+        config: The settings of run.toml.
+        directory: The directory of the run.
+        begun: The event at the beginning of the journal, which `begun_event` makes.
+        command: The command that continues the run, for the message if it stops.
+
+    Returns:
+        The result of the run, and the path of its report.
+    """
+    progress = ProgressDisplay(config.budget, Console(stderr=True, markup=False))
+    with Journal(directory, progress.on_event) as journal:
+        await journal.note(BEGUN, folder=begun["folder"], file=begun.get("file"), digest=begun.get("digest"))
+        try:
+            with progress:
+                result = await run(config, directory, journal, print_error_line)
+        except BaseException:
+            if any(event.get("call") == "reply" for event in journal.events):
+                print_error_line(f"What was paid for is kept: go on with  {command}")
+            raise
+    return result, write_report(directory)
+
+
+def print_error_line(line: str) -> None:
+    """Print a line on stderr."""
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()
+
+
+def show_result(result: Result) -> None:
+    """Print the result of a run."""
+    console = Console(markup=False)
+    if result.sealed:
+        console.print(sealed_table(result.sealed))
+    if result.spent_out:
+        console.print("The budget ended the search early: raise it under [budget], and resume, to go on.")
+    console.print(_verdict(result))
+    if result.is_found:
+        console.print(f"Serve it:  drpo-proxy --bundle {result.bundle}", soft_wrap=True)
+    else:
+        console.print(f"It was written all the same:  {result.bundle}", soft_wrap=True)
+
+
+def _verdict(result: Result) -> str:
+    if result.sealed is None:
+        return "There are no sealed rows, so nothing shows whether the bundle is better than the baseline."
+    if result.sealed.improved:
+        return "Better than the baseline."
+    if result.is_found:
+        return 'No better than the baseline, beyond chance. It was written because of write = "found".'
+    return "No better than the baseline, beyond chance: the bundle holds the baseline."

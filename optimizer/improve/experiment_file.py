@@ -1,0 +1,85 @@
+"""Writes the experiment file that compares the new bundle with the current one. drpo-proxy reads it."""
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from optimizer.harvest.store.reader import StoreQuery
+from optimizer.improve.planned_size import MIN_RATERS, MetricFeedback, planned_units, planned_variance
+from optimizer.improve.toml_text import toml_value
+
+_NOT_IN_NAME: Final = re.compile(r"[^A-Za-z0-9_.-]+")
+_MAX_NAME: Final = 64  # characters
+_GUARDRAILS: Final = (("ended_by_itself", 0.02), ("error", 0.01), ("regenerated", 0.02))
+"""The metrics that must not get worse, and by how much they may."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExperimentPlan:
+    """What an experiment file says.
+
+    Attributes:
+        name: The name of the experiment.
+        current: The bundle of the control: a path, or the name of a bundle of drpo.
+        new: The bundle of the treatment, relative to the file.
+        query: What was read from the store, with the metric.
+        feedback: What the store says about the metric.
+        difference: The smallest difference of the metric that the experiment should find.
+    """
+
+    name: str
+    current: str
+    new: str
+    query: StoreQuery
+    feedback: MetricFeedback
+    difference: float
+
+    @property
+    def units(self) -> int:
+        """The planned number of users in both arms together."""
+        return planned_units(planned_variance(self.feedback, self.query), self.difference)
+
+    @property
+    def reason(self) -> str:
+        """How the planned number was computed."""
+        variance = planned_variance(self.feedback, self.query)
+        is_measured = variance == self.feedback.variance
+        rated = f"{self.feedback.users:,} users rated by {self.query.metric}"
+        source = (
+            f"{rated}, with the mean {self.feedback.mean:.3f} and the variance {variance:.3f} between users"
+            if is_measured
+            else f"{rated}: fewer than {MIN_RATERS}, or all alike. So the largest variance, {variance:.3f}, is assumed"
+        )
+        return f"{source}. A difference of {self.difference:g} is then found with a power of 80 %."
+
+
+def experiment_name(text: str) -> str:
+    """Return a text as a name that an experiment file can have."""
+    return _NOT_IN_NAME.sub("-", text).strip("-.")[:_MAX_NAME] or "improvement"
+
+
+def experiment_text(plan: ExperimentPlan) -> str:
+    """Return the experiment file as TOML."""
+    arms = (("current", plan.current), ("new", plan.new))
+    lines = [
+        "# The new bundle against the current one. drpo-proxy serves it only if you name this file with --experiment",
+        "# and start it again, or if a file that --experiment names already says the same, and you send SIGHUP.",
+        "# `bundle` is relative to this file. If the proxy serves several models, add: models = [...]",
+        f"name = {toml_value(plan.name)}",
+        'control = "current"',
+        f"metrics = [{toml_value(plan.query.metric)}]",
+        f"# {plan.reason}",
+        f"planned_units = {plan.units}",
+        *(line for name, bundle in arms for line in ("", "[[arms]]", *_values(name=name, bundle=bundle, weight=50))),
+        *(
+            line
+            for metric, tolerance in _GUARDRAILS
+            if metric != plan.query.metric
+            for line in ("", "[[guardrails]]", *_values(metric=metric, tolerance=tolerance))
+        ),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _values(**values: object) -> list[str]:
+    return [f"{name} = {toml_value(value)}" for name, value in values.items()]

@@ -1,0 +1,187 @@
+"""Makes the inputs of the run: rows.jsonl, pool.jsonl, preferences.jsonl and run.toml, in one folder.
+
+run.toml is that of the user, with the rows, the examples and the preference pairs of the harvest, and with the current
+bundle as the start. Without one, it has only what the flags say.
+"""
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+
+from index.bundle.input_files import decode_text
+from index.bundle.shipped import DEFAULT_BUNDLE
+from index.embedders.registry import LOCAL_EMBEDDERS, open_embedder
+from index.errors import BundleFormatError
+from index.types import Example, Manifest
+from optimizer.core.config import parse_config
+from optimizer.core.config_tables import FOUND, DataTable
+from optimizer.core.errors import ConfigError, DataError
+from optimizer.data.dataset import Row, read_rows
+from optimizer.data.preferences import Preferences, read_preferences
+from optimizer.data.split import SEALED, SEEDS, SPLITS, TRAIN, VALIDATION, read_parts
+from optimizer.harvest.files import EXAMPLES, PREFERENCES, ROWS
+from optimizer.improve.folder import ImproveFolder, write_file
+from optimizer.improve.rows import Parts, divide, row_json
+from optimizer.improve.toml_text import toml_text
+from optimizer.rewards.registry import check_rewards
+from optimizer.stages.proposers.example_pool import read_pool
+from optimizer.stages.run import RUN_FILE
+
+DEFAULT_CALLS: Final = 5_000
+"""The budget of calls if run.toml sets none."""
+_DEFAULT_REWARD: Final = {"weights": {"rules": 0.5, "reference": 0.5}}
+POOL: Final = "pool.jsonl"
+_FILES_OF_DATA: Final = (*SPLITS, "preferences")
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What an improvement begins with.
+
+    Attributes:
+        document: The tables of the user's run.toml with those of the flags; without rows and without the bundle.
+        folder: The folder at which the relative paths of the document start.
+        bundle: The current bundle: a path, or the name of a bundle of drpo.
+        manifest: The manifest of the current bundle.
+        name: The name of the new bundle.
+    """
+
+    document: Mapping[str, Any]
+    folder: Path
+    bundle: str
+    manifest: Manifest
+    name: str
+
+
+def read_document(path: Path | None) -> dict[str, Any]:
+    """Read a run.toml of which every table is optional; no tables without a file. Raises ConfigError."""
+    if path is None:
+        return {}
+    try:
+        document = tomllib.loads(decode_text(path.read_bytes(), str(path)))
+    except OSError as error:
+        raise ConfigError(f"--config {path}: cannot be read: {error.strerror}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"--config {path}: is not TOML: {error}") from None
+    except BundleFormatError as error:
+        raise ConfigError(f"--config {error}") from None
+    for name, table in document.items():
+        if not isinstance(table, dict):
+            raise ConfigError(f"--config {path}: {name} must be a table: [{name}]")
+    return document
+
+
+def check_start(start: Start) -> None:
+    """Check the tables and the rows of the user, and the rewards, before anything is harvested.
+
+    Raises:
+        ConfigError: A table is wrong.
+        DataError: A file of the user's rows cannot be used.
+        EmbedderError: The embedder of the reward `reference` cannot be opened.
+    """
+    config = parse_config(run_document(start, has_validation=True, has_pairs=True), start.folder)
+    check_rewards(config)
+    if "reference" in config.reward.all_names:
+        open_embedder(config.reward.embedder)
+    if data := _own_data(start):
+        read_parts(data)
+
+
+def write_inputs(start: Start, folder: ImproveFolder) -> Parts:
+    """Write the inputs of the run. run.toml is written last: without it, the inputs are not complete.
+
+    Raises:
+        ConfigError: A table of the user's run.toml is wrong.
+        DataError: A file cannot be read or written, or there are too few rows.
+    """
+    data = _own_data(start)
+    own = _own_rows(data) if data else ()
+    accepted = _examples(folder.harvest / EXAMPLES)
+    parts = divide(accepted, _rows(folder.harvest / ROWS), _preferences(folder.harvest / PREFERENCES, data), own)
+    pool = _pool(start, parts.examples)
+    _write_lines(folder.inputs / ROWS, [row_json(row) for row in parts.rows])
+    _write_lines(folder.inputs / POOL, [_example_json(one) for one in pool])
+    _write_lines(folder.inputs / PREFERENCES, parts.preferences.as_json)
+    has_validation, has_seeds = VALIDATION in parts.counts, SEEDS in parts.counts
+    has_pairs = bool(parts.preferences.as_json)
+    document = run_document(start, has_validation=has_validation, has_pairs=has_pairs, seeds=has_seeds)
+    parse_config(document, folder.inputs)
+    write_file(folder.inputs / RUN_FILE, toml_text(document).encode())
+    return parts
+
+
+def run_document(start: Start, *, has_validation: bool, has_pairs: bool, seeds: bool = False) -> dict[str, Any]:
+    """Return run.toml with the rows, the examples and the pairs of the harvest, and the current bundle as the start."""
+    document = start.document
+    kept = {key: value for key, value in document.get("data", {}).items() if key not in _FILES_OF_DATA}
+    files = {TRAIN: ROWS, SEALED: ROWS}
+    files |= {VALIDATION: ROWS} if has_validation else {}
+    files |= {"preferences": PREFERENCES} if has_pairs else {}
+    files |= {SEEDS: ROWS} if seeds else {}
+    embedder = start.manifest.embedder.name
+    bundle = {"name": start.name, "start": start.bundle}
+    bundle |= {"embedder": embedder} if embedder in LOCAL_EMBEDDERS else {}
+    return {
+        **document,
+        "data": files | kept,
+        "reward": document.get("reward", _DEFAULT_REWARD),
+        "budget": document.get("budget", {"calls": DEFAULT_CALLS}),
+        "examples": {**document.get("examples", {}), "pool": POOL},
+        "bundle": {**bundle, **document.get("bundle", {}), "start": start.bundle},
+    }
+
+
+def _own_data(start: Start) -> DataTable | None:
+    """Return the table [data] of the user; None if the user has no rows."""
+    table = start.document.get("data", {})
+    if TRAIN not in table:
+        if any(key in table for key in _FILES_OF_DATA):
+            raise ConfigError("[data] train is missing: name your training rows, or leave out the other files")
+        return None
+    document = run_document(start, has_validation=False, has_pairs=False)
+    document["data"] = table
+    document["bundle"] = {**document["bundle"], "write": FOUND}  # sealed rows may come from the harvest alone
+    return parse_config(document, start.folder).data
+
+
+def _own_rows(data: DataTable) -> tuple[Row, ...]:
+    return tuple(replace(row, split=part) for part, rows in read_parts(data).items() for row in rows)
+
+
+def _rows(path: Path) -> Sequence[Row]:
+    return read_rows(path) if path.stat().st_size else ()
+
+
+def _preferences(path: Path, data: DataTable | None) -> Preferences:
+    files = (path, *([data.preferences] if data and data.preferences else []))
+    found = [read_preferences(file) for file in files]
+    return Preferences(
+        tuple(pair for one in found for pair in one.pairs), tuple(text for one in found for text in one.comments)
+    )
+
+
+def _examples(path: Path) -> Sequence[Example]:
+    try:
+        lines = [orjson.loads(line) for line in path.read_bytes().splitlines()]
+        return [Example("", one["query"], one["response"], tags=tuple(one["tags"])) for one in lines]
+    except (OSError, orjson.JSONDecodeError, KeyError):
+        raise DataError(f"{path}: cannot be read: name a new folder with --out") from None
+
+
+def _pool(start: Start, liked: Sequence[Example]) -> Sequence[Example]:
+    """Return the liked answers, and then the examples of the user's pool to other questions."""
+    pool = start.document.get("examples", {}).get("pool", DEFAULT_BUNDLE)
+    known = [one.query for one in liked]
+    return (*liked, *read_pool(pool if pool == DEFAULT_BUNDLE else str(start.folder / pool), known))
+
+
+def _example_json(example: Example) -> Mapping[str, Any]:
+    return {"query": example.query, "response": example.response, "tags": list(example.tags)}
+
+
+def _write_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    write_file(path, b"".join(orjson.dumps(row) + b"\n" for row in rows))

@@ -1,0 +1,146 @@
+"""Makes the HTML summary of an improvement: what changed, why, and what to do next. It has the style of the report.
+
+All text that comes from models and data is escaped.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any, Final
+
+from optimizer.core.journal import SPECIFICATION, Event
+from optimizer.report.markup import interval_cell, row, text
+from optimizer.report.run_summary import RunSummary
+
+_VARIANTS: Final = ("bundle", "baseline", "raw")
+_SOURCES: Final = {
+    "requests": "requests read",
+    "with_text": "with texts that can be used",
+    "rated": "with a rating",
+    "commented": "with a comment",
+    "judged": "compared by the shadow judge",
+}
+_MAX_WINS: Final = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Improvement:
+    """What the summary shows.
+
+    Attributes:
+        name: The name of the new bundle.
+        current: The current bundle.
+        read: What the harvest read, by the names of the fields of `ReadCounts`.
+        report: The lines of the harvest's report.
+        rows: Number of rows of each part.
+        examples: Number of liked answers that could become examples.
+        changes: What differs between the bundles, in the lines of `drpo-optimizer diff`.
+        run: The summary of the run.
+        notes: The notes of the run's journal.
+        experiment: The text of the experiment file; empty if there is none, because nothing better was found.
+        commands: What to do next, one command or sentence each.
+    """
+
+    name: str
+    current: str
+    read: Mapping[str, int]
+    report: str
+    rows: Mapping[str, int]
+    examples: int
+    changes: Sequence[str]
+    run: RunSummary
+    notes: Sequence[Event]
+    experiment: str
+    commands: Sequence[str]
+
+
+def summary_html(found: Improvement) -> str:
+    """Return the summary as HTML."""
+    css = resources.files("optimizer.templates").joinpath("report.css").read_text(encoding="utf-8")
+    body = "\n".join(part for section in _SECTIONS for part in section(found))
+    meta = '<meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'
+    head = f"<head>{meta}<title>{text(found.name)}: improvement</title><style>{css}</style></head>"
+    return f'<!doctype html><html lang="en">{head}<body><main>{body}</main></body></html>\n'
+
+
+def verdict_line(sealed: Event | None, *, is_found: bool) -> str:
+    """Return one sentence about the result on sealed rows."""
+    if sealed is None:
+        return "There are no sealed rows, so nothing shows whether the new bundle is better."
+    mean, low, high = sealed["against"]["baseline"]["difference"]
+    lead = f"{mean:+.3f} [{low:+.3f}, {high:+.3f}] on {sealed['rows']} questions that the search did not see"
+    if sealed["improved"]:
+        return f"The new bundle is better than the current one by {lead}."
+    kept = 'The new bundle was written because of write = "found".' if is_found else "The current bundle stays."
+    return f"Nothing better than the current bundle was found, beyond chance: {lead}. {kept}"
+
+
+def _headline(found: Improvement) -> Iterator[str]:
+    sealed = found.run.sealed
+    yield f"<h1>{text(found.name)}</h1>"
+    yield f'<p class="soft">made from {text(found.current)} and the feedback of users</p>'
+    good = " good" if sealed is not None and sealed["improved"] else ""
+    yield f'<p class="verdict{good}">{text(verdict_line(sealed, is_found=bool(found.experiment)))}</p>'
+    if found.run.spent_out:
+        yield f"<p>The budget of {text(found.run.spent_out)} ended the search early.</p>"
+
+
+def _next_steps(found: Improvement) -> Iterator[str]:
+    yield "<h2>What to do next</h2>"
+    yield from (f"<p>{text(line)}</p>" for line in found.commands)
+
+
+def _changes(found: Improvement) -> Iterator[str]:
+    yield "<h2>What changed</h2>"
+    yield f'<div class="inside text">{text(chr(10).join(found.changes)) or "Nothing."}</div>'
+
+
+def _reasons(found: Improvement) -> Iterator[str]:
+    yield "<h2>Why</h2>"
+    for note in found.notes:
+        if note.get("note") == SPECIFICATION and note["rules"]:
+            yield f"<p>What people prefer, as {note['pairs']} pairs show it to the writer model:</p><ul>"
+            yield from (f"<li>{text(rule)}</li>" for rule in note["rules"])
+            yield "</ul>"
+    wins = [(proposer, node) for proposer in found.run.proposers for node in found.run.winners(proposer)]
+    if wins:
+        yield "<p>Changes that led the candidate that they were made from, in the search:</p>"
+        yield '<div class="wide"><table>' + row("th", "", "change", "lead")
+        ranked = sorted(wins, key=lambda one: -found.run.lead(one[1]))[:_MAX_WINS]
+        yield from (row("td", text(name), text(one.change), f"{found.run.lead(one):+.3f}") for name, one in ranked)
+        yield "</table></div>"
+    yield '<p class="soft">run/report.html shows the whole search.</p>'
+
+
+def _figures(found: Improvement) -> Iterator[str]:
+    if found.run.sealed is None:
+        return
+    figures: Mapping[str, Any] = found.run.sealed["figures"]
+    names = [name for name in _VARIANTS if name in figures]
+    yield "<h2>On the sealed questions</h2>"
+    yield '<p class="soft">Means with 95 % intervals. The baseline is the current bundle.</p><div class="wide"><table>'
+    yield row("th", "", *names)
+    yield row("td", "score", *(interval_cell(figures[name]["score"]) for name in names))
+    for part in figures[names[0]]["parts"]:
+        cells = (figures[name]["parts"].get(part) for name in names)
+        yield row("td", f"reward {text(part)}", *("" if cell is None else interval_cell(cell) for cell in cells))
+    yield row("td", "ends by itself", *(interval_cell(figures[name]["ends"]) for name in names))
+    yield row("td", "words", *(f"{figures[name]['words']:.0f}" for name in names))
+    yield "</table></div>"
+
+
+def _feedback(found: Improvement) -> Iterator[str]:
+    yield '<h2>From the store</h2><div class="wide"><table>'
+    yield from (row("td", label, f"{found.read.get(name, 0):,}") for name, label in _SOURCES.items())
+    yield from (row("td", f"{part} rows", f"{count:,}") for part, count in sorted(found.rows.items()))
+    yield row("td", "liked answers that could become examples", f"{found.examples:,}") + "</table></div>"
+    yield "<details><summary>Report of the harvest</summary>"
+    yield f'<div class="inside text">{text(found.report)}</div></details>'
+
+
+def _experiment(found: Improvement) -> Iterator[str]:
+    if found.experiment:
+        yield f'<h2>The experiment</h2><div class="inside text">{text(found.experiment)}</div>'
+
+
+_SECTIONS: Final = (_headline, _next_steps, _changes, _reasons, _figures, _feedback, _experiment)

@@ -1,0 +1,215 @@
+"""Tests of the command improve on scripted models and a real store, also if it is killed."""
+
+import asyncio
+import json
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from index.bundle.bundle import read_bundle
+from optimizer.__main__ import main
+from optimizer.core.config import read_config
+from optimizer.core.journal import read_journal
+from optimizer.data.preferences import read_preferences
+from optimizer.improve.rows import part_of
+from proxy.experiments.config import read_experiment
+from tests.optimizer.improve.given import (
+    LIKED,
+    disliked_queries,
+    expected_part,
+    queries_of,
+    write_bundle_and_config,
+    write_store,
+)
+from tests.optimizer.scripted_models import PROMPT, ScriptedModels, open_scripted_models
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+async def improve(*flags: str) -> int:
+    return await asyncio.to_thread(main, ["improve", *flags])
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+async def test_feedback_becomes_a_better_bundle_and_an_experiment_that_the_proxy_reads(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, out = write_store(tmp_path), tmp_path / "improve-1"
+    async with open_scripted_models() as (models, url):
+        flags = [*write_bundle_and_config(tmp_path, url), "--store", store, "--out", str(out)]
+        assert await improve(*flags) == 0
+        assert read_bundle(out / "bundle").prompt.startswith(PROMPT + "+")
+        experiment = read_experiment(out / "experiment.toml").experiment
+        assert (experiment.name, experiment.control) == ("improve-1", "current")
+        assert [Path(arm.bundle or "") for arm in experiment.arms] == [tmp_path / "start", out / "bundle"]
+        assert [metric.name for metric in experiment.metrics] == ["thumbs_up"]
+        assert {guardrail.metric.name for guardrail in experiment.guardrails} == {
+            "ended_by_itself",
+            "error",
+            "regenerated",
+        }
+        for query in disliked_queries(60):
+            assert query in queries_of(out / "inputs" / "rows.jsonl", expected_part(query))
+        page = (out / "summary.html").read_text(encoding="utf-8")
+        assert "The new bundle is better than the current one" in page
+        assert "prompt\n" in page
+        assert f"planned_units = {experiment.planned_units}" in page
+        assert "drpo-proxy experiment report" in capsys.readouterr().out
+        before, requests = contents(out), len(models.requests)
+        assert await improve(*flags) == 0
+        assert contents(out) == before, "a finished step is not repeated"
+        assert len(models.requests) == requests
+
+
+async def test_without_a_better_bundle_there_is_nothing_to_test(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, out = write_store(tmp_path), tmp_path / "out"
+    async with open_scripted_models(scores=lambda _quality, _query: {"helpfulness": 3, "clarity": 4}) as (_, url):
+        flags = write_bundle_and_config(tmp_path, url)
+        assert await improve(*flags, "--store", store, "--out", str(out)) == 0
+    assert not (out / "experiment.toml").exists()
+    assert not (out / "bundle").exists()
+    assert "Keep the current bundle" in (out / "summary.html").read_text(encoding="utf-8")
+    assert "Nothing better than the current bundle" in capsys.readouterr().out
+
+
+async def test_own_rows_keep_their_part_and_take_precedence_over_feedback(tmp_path: Path) -> None:
+    store, out = write_store(tmp_path), tmp_path / "out"
+    moved = next(query for query in disliked_queries(60) if expected_part(query) == "sealed")
+    rows = [{"query": "My own question?", "split": "sealed"}, {"query": moved.upper(), "split": "train"}]
+    (tmp_path / "own.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    more = '[data]\ntrain = "own.jsonl"\nsealed = "own.jsonl"\nraw = 4\n'
+    async with open_scripted_models() as (_, url):
+        flags = write_bundle_and_config(tmp_path, url, more)
+        assert await improve(*flags, "--store", store, "--out", str(out)) == 0
+    found = out / "inputs" / "rows.jsonl"
+    assert "My own question?" in queries_of(found, "sealed")
+    assert moved.upper() in queries_of(found, "train")
+    assert moved not in queries_of(found, "sealed")
+    assert "raw = 4" in (out / "run" / "run.toml").read_text()
+
+
+async def test_flags_alone_are_enough_and_pairs_reach_the_run(tmp_path: Path) -> None:
+    subjects = [subject for subject in LIKED if part_of(f"What is {subject}?") != "sealed"]
+    store, out = write_store(tmp_path, commented={subjects[0]: "Say more."}), tmp_path / "out"
+    async with open_scripted_models() as (_, url):
+        write_bundle_and_config(tmp_path, url)
+        flags = ["--bundle", str(tmp_path / "start"), "--base-url", url, "--kind", "chat"]
+        assert await improve(*flags, "--store", store, "--out", str(out)) == 0
+    (pair,) = read_preferences(out / "inputs" / "preferences.jsonl").pairs
+    assert (pair.query, pair.rejected, pair.comment) == (f"What is {subjects[0]}?", "Dunno.", "Say more.")
+    config = read_config(out / "run" / "run.toml", out / "inputs")
+    assert config.data.preferences == out / "inputs" / "preferences.jsonl"
+    assert config.models["task"].model == "task", "the first model that the server lists"
+    assert config.budget.calls == 5_000
+    assert config.reward.weights == {"rules": 0.5, "reference": 0.5}
+
+
+async def start(*flags: str) -> asyncio.subprocess.Process:
+    command = [sys.executable, "-m", "optimizer", "improve", *flags]
+    pipes = {"stdout": asyncio.subprocess.PIPE, "stderr": asyncio.subprocess.STDOUT}
+    return await asyncio.create_subprocess_exec(*command, cwd=ROOT, **pipes)  # type: ignore[arg-type]
+
+
+async def killed_when(is_time: Callable[[], bool], flags: Sequence[str]) -> None:
+    process = await start(*flags)
+    reading = asyncio.create_task(process.communicate())
+    while not is_time():
+        assert process.returncode is None, (await reading)[0].decode()
+        await asyncio.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    await reading
+    assert process.returncode == -signal.SIGKILL
+
+
+def replies(models: ScriptedModels, out: Path) -> int:
+    """How many calls of the journal got a reply. No journal, no reply."""
+    path = out / "run" / "events.jsonl"
+    return sum(event.get("call") == "reply" for event in read_journal(out / "run")) if path.exists() else 0
+
+
+async def test_command_killed_in_the_harvest_and_in_the_run_continues_and_counts_nothing_twice(tmp_path: Path) -> None:
+    store = write_store(tmp_path)
+    async with open_scripted_models(latency=0.01) as (models, url):
+        common = [*write_bundle_and_config(tmp_path, url), "--store", store, "--out"]
+        undisturbed = tmp_path / "whole" / "same"
+        assert await improve(*common, str(undisturbed)) == 0
+        models.paid.clear()
+        models.bodies.clear()
+        out = tmp_path / "killed" / "same"
+        await killed_when((out / "improve.json").exists, [*common, str(out)])
+        await killed_when(lambda: replies(models, out) > 40, [*common, str(out)])
+        answered = {event["key"] for event in read_journal(out / "run") if event.get("call") == "reply"}
+        process = await start(*common, str(out))
+        output, _ = await process.communicate()
+        assert process.returncode == 0, output.decode()
+        paid = models.paid_by_call(answered)
+        assert all(paid[key] == 1 for key in answered), "a reply in the journal is never asked for again"
+    for name in ("bundle/manifest.json", "experiment.toml", "inputs/rows.jsonl", "metric.json", "harvest/harvest.json"):
+        assert (out / name).read_bytes() == (undisturbed / name).read_bytes(), name
+
+
+@pytest.mark.parametrize(
+    ("given", "changed", "message"),
+    [
+        ({"disliked": 0}, {}, "has no request"),
+        ({"logs_content": False}, {}, "--log-content"),
+        ({"disliked": 3}, {}, "too little feedback"),
+        ({}, {"--bundle": "nowhere"}, "no directory nowhere"),
+        ({}, {"--store": "sqlite:none"}, "no such file"),
+        ({}, {"--base-url": None}, "name the model server"),
+        ({}, {"--config": "none.toml"}, "cannot be read"),
+        ({}, {"--at-least": "0"}, "--at-most must be below"),
+    ],
+)
+async def test_what_is_wrong_is_said_with_what_to_do(
+    given: dict[str, object],
+    changed: dict[str, str | None],
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    named = write_bundle_and_config(tmp_path, "http://127.0.0.1:9/v1")
+    flags: dict[str, str | None] = dict(zip(named[::2], named[1::2], strict=True))
+    flags |= {"--store": write_store(tmp_path, **given), "--out": str(tmp_path / "out"), **changed}  # type: ignore[arg-type]
+    given_flags = [part for name, value in flags.items() if value is not None for part in (name, value)]
+    assert await improve(*given_flags) == 1
+    said = capsys.readouterr().err
+    assert message in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("store", "another store"),
+        ("bundle", "another bundle"),
+        ("feedback", "another feedback"),
+        ("files", "other files"),
+    ],
+)
+async def test_folder_of_another_improvement_is_not_continued(
+    change: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    flags = [*write_bundle_and_config(tmp_path, "http://127.0.0.1:9/v1"), "--out", str(out)]
+    store = write_store(tmp_path, disliked=3)
+    if change == "files":
+        out.mkdir()
+        (out / "notes.txt").touch()
+    else:
+        assert await improve(*flags, "--store", store) == 1, "too little feedback"
+    if change == "store":
+        (tmp_path / "s.sqlite3").rename(tmp_path / "t.sqlite3")
+        store = f"sqlite:{tmp_path}/t.sqlite3"
+    more = {"bundle": ["--bundle", "hand-written"], "feedback": ["--words", "9"]}.get(change, [])
+    capsys.readouterr()
+    assert await improve(*flags, "--store", store, *more) == 1
+    assert message in capsys.readouterr().err
