@@ -46,7 +46,7 @@ def _comparison_table(name: str, report: Report, *, wide: bool) -> Table:
     if wide:
         headings += ["units"] if report.peeking_only else ["one look", "units"]
     for heading in headings:
-        table.add_column(heading, no_wrap=heading in ("difference", "p", "units"))
+        table.add_column(heading, overflow="fold", no_wrap=heading in ("difference", "p", "units"))
     for one in report.comparisons:
         cells = _cells_by_heading(one)
         table.add_row(*(cells[heading] for heading in headings))

@@ -113,7 +113,7 @@ def _headline(one: Comparison, told: _Told) -> Headline:
         estimate=rounded(told.estimate, exponent),
         low=low,
         high=high,
-        means=_means(one),
+        means=_means(one, told.scale),
         words=_directed(told.estimate, exponent, told.unit),
         words_between=_words_between(told.anytime, exponent, told.unit) if told.anytime else "",
         short=_with_unit(_signed(told.estimate, exponent), told.short_unit),
@@ -168,7 +168,7 @@ def _times_headline(one: Comparison, told: _Told) -> Headline:
         estimate=rounded(told.estimate, exponent),
         low=low,
         high=high,
-        means=_means(one),
+        means=_means(one, told.scale),
         words=f"about {_multiple(told.estimate, amount)}",
         words_between=f"between {' and '.join(between)} times {amount}" if between else "",
         short=f"{written(told.estimate, exponent)} times",
@@ -185,30 +185,32 @@ def _multiple(ratio: float, amount: str) -> str:
     return f"{_FRACTIONS[parts]} {amount}" if is_near else f"{two_digits(100 * ratio)} % of the control's"
 
 
-def _means(one: Comparison) -> str:
+def _means(one: Comparison, scale: Scale) -> str:
     """Write the two means with the digits that the interval of their difference supports.
 
-    More digits are added while the written means are equal, or do not differ by the written difference. The text is
-    empty if the means differ in the other direction than the difference, which is adjusted for history.
+    More digits are added while the written means are equal, or if the difference is told as such, while they do not
+    differ by the written difference. The text is empty if the means differ in the other direction than the difference,
+    which is adjusted for history.
     """
     arm, control, difference = one.arm_mean.mean, one.control_mean.mean, one.difference
     if arm is None or control is None or difference is None or (arm - control) * difference < 0:
         return ""
     factor = 100.0 if one.unit == "share" else 1.0
     interval = one.anytime or one.fixed
-    width = interval.high - interval.low if interval else abs(difference) * SIGNIFICANT_SHARE
-    first = exponent_for(factor * width)
+    first = exponent_for(factor * (interval.high - interval.low if interval else abs(difference) * SIGNIFICANT_SHARE))
     exponents = range(first, first - _MAX_EXTRA_DIGITS - 1, -1)
-    fitting = (each for each in exponents if _means_agree(factor * arm, factor * control, each, first))
+    step = first if scale == "difference" else None
+    fitting = (each for each in exponents if _means_agree(factor * arm, factor * control, each, step))
     exponent = next(fitting, first - _MAX_EXTRA_DIGITS)
     text = " against ".join(_mean_text(factor * mean, exponent, one.unit) for mean in (arm, control))
     return text if one.unit == "share" else _with_unit(text, one.unit)
 
 
-def _means_agree(arm: float, control: float, exponent: int, step: int) -> bool:
-    """Return whether means rounded to 10**exponent differ, and by the difference that is rounded to 10**step."""
-    difference = rounded(arm, exponent) - rounded(control, exponent)
-    return arm == control or (difference != 0 and written(difference, step) == written(arm - control, step))
+def _means_agree(arm: float, control: float, exponent: int, step: int | None) -> bool:
+    """Return whether means rounded to 10**exponent differ, and, if there is a step, by the difference rounded to it."""
+    difference = round(rounded(arm, exponent) - rounded(control, exponent), 1 - exponent)
+    is_right = step is None or written(difference, step) == written(arm - control, step)
+    return arm == control or (difference != 0 and is_right)
 
 
 def _mean_text(mean: float, exponent: int, unit: str) -> str:

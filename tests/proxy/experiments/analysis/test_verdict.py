@@ -168,6 +168,22 @@ def test_difference_of_a_share_near_zero_is_told_in_points() -> None:
     assert report.verdict.advice.action == "adopt"
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_written_means_of_a_share_differ_by_the_written_difference(seed: int) -> None:
+    headline = told(shares(1000, 0.5, 0.5 + seed / 100, seed))
+    arm, control = (float(number) for number in numbers(headline.means))
+    assert arm - control == pytest.approx(
+        headline.estimate, abs=0.5 * 10 ** -len(f"{headline.estimate:g}".partition(".")[2])
+    )
+    assert all(significant(number) <= MAX_DIGITS for number in numbers(headline.means))
+
+
+def test_means_of_a_relative_difference_have_few_digits() -> None:
+    dice = np.random.default_rng(1)
+    report = report_on(40 * dice.lognormal(0, 0.3, 1000), 40.1 * dice.lognormal(0, 0.3, 1000), experiment("rating"))
+    assert all(significant(number) <= 3 for number in numbers(told(report).means)), told(report).means
+
+
 def test_control_near_zero_makes_the_absolute_difference_the_headline() -> None:
     dice = np.random.default_rng(2)
     raw = np.where(dice.random(400) < 0.02, 5.0, 0.0)
