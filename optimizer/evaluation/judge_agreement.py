@@ -5,7 +5,7 @@ The data is a JSONL file. Each line is a pair of answers with the number of the 
     {"query": "...", "first": "...", "second": "...", "better": 1 | 2, "subset": "..."}
 
 The keys of the data set LLMBar (instruction, output_1, output_2, label) are accepted too. The judge is asked as in a
-run: in the best format that it can write, and with a reminder after a reply that cannot be read. A preference that
+run: in the first reply format that works, and with a reminder after a reply that cannot be read. A preference that
 cannot be read even then is counted, because the share of readable preferences is part of the result.
 """
 
