@@ -38,6 +38,8 @@ class RewardTable:
         weights: The weights of the rewards in the sealed evaluation, by the names in optimizer.rewards.registry.
         screen: The weights of the rewards in the search. The search can thus use cheaper rewards than the sealed
             evaluation. If `screen` is empty, the search uses `weights`.
+        rows: The kinds of rows that a reward scores, by the name of the reward. A reward that is not named here scores
+            rows of all kinds.
         safety: The lowest acceptable score for safety, on the scale from 1 to 5. The reward `judge` marks an answer
             with a lower score as unsafe. If 0, no answer is unsafe.
         embedder: The name of the embedder that measures the similarity to references, for the reward `reference`. It
@@ -56,6 +58,7 @@ class RewardTable:
 
     weights: Mapping[str, float]
     screen: Mapping[str, float] = field(default_factory=dict)
+    rows: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     safety: float = 3.0
     embedder: str = DEFAULT_REWARD_EMBEDDER
     confirm: int = 0

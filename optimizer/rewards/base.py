@@ -4,7 +4,7 @@ This module does not depend on any kind of reward, nor on the search.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -66,3 +66,21 @@ class Reward(ABC):
             ConfigError: The reward does not work with the task model.
             RewardError: A user's reward function fails.
         """
+
+
+class RowsOfKinds(Reward):
+    """A reward that scores only rows of some kinds, so that the other rewards alone score the other rows."""
+
+    def __init__(self, reward: Reward, kinds: Collection[str]) -> None:
+        """Limit a reward to rows of these kinds (`Row.kind`)."""
+        self._reward = reward
+        self._kinds = kinds
+
+    async def prepare(self, row: Row) -> None:
+        """Prepare the row, if the reward scores it."""
+        if row.kind in self._kinds:
+            await self._reward.prepare(row)
+
+    async def score(self, answered: AnsweredRow) -> RewardScore | None:
+        """Score an answer to a row of one of the kinds. Return None for other rows."""
+        return await self._reward.score(answered) if answered.row.kind in self._kinds else None

@@ -8,7 +8,7 @@ MODULE:FUNCTION  a user's function of the keyword arguments query, answer, refer
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -17,10 +17,11 @@ from optimizer.core.candidate import COMPLETION
 from optimizer.core.config_tables import RunConfig
 from optimizer.core.errors import ConfigError
 from optimizer.core.reward_table import RewardTable
+from optimizer.data.dataset import KINDS
 from optimizer.models.row_embedder import RowEmbedder
 from optimizer.models.task_model import ROLE as TASK
 from optimizer.models.task_model import TaskModel
-from optimizer.rewards.base import Reward
+from optimizer.rewards.base import Reward, RowsOfKinds
 from optimizer.rewards.function import Function
 from optimizer.rewards.judge import JudgeReward
 from optimizer.rewards.judge_model import Judge
@@ -80,7 +81,8 @@ def check_rewards(config: RunConfig) -> None:
     """Check that the names in [reward] are known, and that run.toml names the models that these rewards call.
 
     Raises:
-        ConfigError: A name is unknown, a model is missing, or a reward does not work with the kind of the task model.
+        ConfigError: A name is unknown, a model is missing, a reward does not work with the kind of the task model, or
+            no reward scores the rows of a kind.
     """
     for name in sorted(config.reward.all_names):
         kind = reward_kind(name)
@@ -88,6 +90,26 @@ def check_rewards(config: RunConfig) -> None:
             raise ConfigError(f"[reward] {name} needs a model: add [models.{role}]")
         if kind.needs_completion and config.models[TASK].kind != COMPLETION:
             raise ConfigError(f"[reward] {name} needs a task model of kind completion: chat models score no texts")
+    _check_rows(config.reward)
+
+
+def _check_rows(table: RewardTable) -> None:
+    """Check that [reward] rows names rewards and kinds that exist, and leaves no rows without a reward."""
+    if unknown := sorted(set(table.rows) - table.all_names):
+        raise ConfigError(
+            f"[reward] rows: {unknown[0]} is no reward of this run. It may name {_listed(table.all_names)}"
+        )
+    for name, kinds in table.rows.items():
+        if not kinds or not set(kinds) <= set(KINDS):
+            raise ConfigError(f"[reward] rows: {name} needs a list of kinds of rows: {_listed(KINDS)}")
+    for key, weights in (("weights", table.weights), ("screen", table.screen or table.weights)):
+        for kind in KINDS:
+            if all(kind not in table.rows.get(name, KINDS) for name in weights):
+                raise ConfigError(f"[reward] rows: no reward of {key} scores the rows of the kind {kind}. Add one")
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names))
 
 
 def uses_judge(table: RewardTable) -> bool:
@@ -102,7 +124,12 @@ def build_rewards(resources: RewardResources) -> dict[str, Reward]:
         ConfigError: A name is unknown, or a user's function cannot be imported.
         EmbedderError: The embedder of the reward `reference` cannot be opened.
     """
-    return {name: reward_kind(name).build(resources) for name in resources.table.all_names}
+    return {name: _build(name, resources) for name in resources.table.all_names}
+
+
+def _build(name: str, resources: RewardResources) -> Reward:
+    reward, kinds = reward_kind(name).build(resources), resources.table.rows.get(name)
+    return reward if kinds is None else RowsOfKinds(reward, kinds)
 
 
 def calls_per_score(weights: Mapping[str, float]) -> Counter[str]:
