@@ -14,7 +14,8 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from index.rendering import render_preamble
-from proxy.inference.injection.served_bundles import ServedBundle, load_bundles
+from proxy.inference.injection.model_bundles import load_bundles
+from proxy.inference.injection.served_bundles import ServedBundle
 from tests.faults.process import Command, command
 from tests.vllm.models import BASE
 from tests.vllm.server import BLOCK
