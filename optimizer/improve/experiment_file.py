@@ -41,7 +41,7 @@ class ExperimentPlan:
 
     @property
     def reason(self) -> str:
-        """How the planned number was computed."""
+        """How the planned number was computed, in two lines."""
         variance = planned_variance(self.feedback, self.query)
         is_measured = variance == self.feedback.variance
         rated = f"{self.feedback.users:,} users rated by {self.query.metric}"
@@ -50,7 +50,7 @@ class ExperimentPlan:
             if is_measured
             else f"{rated}: fewer than {MIN_RATERS}, or all alike. So the largest variance, {variance:.3f}, is assumed"
         )
-        return f"{source}. A difference of {self.difference:g} is then found with a power of 80 %."
+        return f"{source}.\nA difference of {self.difference:g} is then found with a power of 80 %."
 
 
 def experiment_name(text: str) -> str:
@@ -68,7 +68,7 @@ def experiment_text(plan: ExperimentPlan) -> str:
         f"name = {toml_value(plan.name)}",
         'control = "current"',
         f"metrics = [{toml_value(plan.query.metric)}]",
-        f"# {plan.reason}",
+        *(f"# {line}" for line in plan.reason.splitlines()),
         f"planned_units = {plan.units}",
         *(line for name, bundle in arms for line in ("", "[[arms]]", *_values(name=name, bundle=bundle, weight=50))),
         *(

@@ -109,7 +109,7 @@ def _reasons(found: Improvement) -> Iterator[str]:
         ranked = sorted(wins, key=lambda one: -found.run.lead(one[1]))[:_MAX_WINS]
         yield from (row("td", text(name), text(one.change), f"{found.run.lead(one):+.3f}") for name, one in ranked)
         yield "</table></div>"
-    yield '<p class="soft">run/report.html shows the whole search.</p>'
+    yield '<p class="soft"><a href="run/report.html">The report of the run</a> shows the whole search.</p>'
 
 
 def _figures(found: Improvement) -> Iterator[str]:

@@ -20,8 +20,9 @@ from optimizer.improve.rows import divide, part_of
 from optimizer.improve.toml_text import toml_text
 from proxy.experiments.analysis.estimators import estimate_difference, moments
 from proxy.experiments.config import read_experiment
-from proxy.experiments.store.dsn import dsn_of
+from proxy.experiments.store.dsn import StoreDsn
 from tests.optimizer.harvest.recorded import Recording
+from tests.optimizer.harvest.test_store import place_of
 
 QUESTIONS = [f"Question {number}?" for number in range(200)]
 
@@ -69,7 +70,7 @@ def test_largest_variance_is_planned_with_if_too_few_rated(users: int, variance:
     assert planned_variance(MetricFeedback(users, 0.5, variance), StoreQuery()) == planned
 
 
-def test_variance_is_that_between_the_means_of_users(tmp_path: Path) -> None:
+def test_variance_is_that_between_the_means_of_users(dsn: StoreDsn) -> None:
     recording = Recording()
     ratings = {"ann": [1.0, 0.0, 1.0], "bob": [0.0], "cem": [1.0]}
     for user, values in ratings.items():
@@ -79,8 +80,8 @@ def test_variance_is_that_between_the_means_of_users(tmp_path: Path) -> None:
     recording.add("eve", "Elsewhere?", "Yes.", vote=0.0, experiment="other")
     again = recording.add("fay", "Rated by both ids?", "Yes.", vote=1.0)
     recording.rate(again.replace("r", "c"), 1.0)
-    recording.write(dsn_of(f"sqlite:{tmp_path}/s.sqlite3"))
-    with read_session(store_place(f"sqlite:{tmp_path}/s.sqlite3")) as session:
+    recording.write(dsn)
+    with read_session(store_place(place_of(dsn))) as session:
         found = read_metric(session, StoreQuery(experiment="tone"))
         assert read_metric(session, StoreQuery(metric="stars")) == MetricFeedback(0, 0.0, 0.0)
     means = [2 / 3, 0.0, 1.0, 1.0]
