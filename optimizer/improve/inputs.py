@@ -5,7 +5,7 @@ bundle as the start. Without one, it has only what the flags say.
 """
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -25,7 +25,7 @@ from optimizer.data.preferences import Preferences, read_preferences
 from optimizer.data.split import SEALED, SEEDS, SPLITS, TRAIN, VALIDATION, read_parts
 from optimizer.harvest.files import EXAMPLES, PREFERENCES, ROWS
 from optimizer.improve.folder import ImproveFolder, write_file
-from optimizer.improve.rows import Parts, divide, row_json
+from optimizer.improve.rows import Parts, divide, part_of, row_json
 from optimizer.improve.toml_text import toml_text
 from optimizer.rewards.registry import check_rewards
 from optimizer.stages.proposers.example_pool import read_pool
@@ -101,7 +101,8 @@ def write_inputs(start: Start, folder: ImproveFolder) -> Parts:
     data = _own_data(start)
     own = _own_rows(data) if data else ()
     accepted = _examples(folder.harvest / EXAMPLES)
-    parts = divide(accepted, _rows(folder.harvest / ROWS), _preferences(folder.harvest / PREFERENCES, data), own)
+    harvested = _preferences(folder.harvest / PREFERENCES, _sealed_comments(folder.harvest / ROWS), data)
+    parts = divide(accepted, _rows(folder.harvest / ROWS), harvested, own)
     pool = _pool(start, parts.examples)
     _write_lines(folder.inputs / ROWS, [row_json(row) for row in parts.rows])
     _write_lines(folder.inputs / POOL, [_example_json(one) for one in pool])
@@ -156,12 +157,22 @@ def _rows(path: Path) -> Sequence[Row]:
     return read_rows(path) if path.stat().st_size else ()
 
 
-def _preferences(path: Path, data: DataTable | None) -> Preferences:
-    files = (path, *([data.preferences] if data and data.preferences else []))
-    found = [read_preferences(file) for file in files]
-    return Preferences(
-        tuple(pair for one in found for pair in one.pairs), tuple(text for one in found for text in one.comments)
-    )
+def _sealed_comments(path: Path) -> set[str]:
+    """Return the comments that users wrote about answers to sealed questions alone."""
+    comments: dict[bool, set[str]] = {True: set(), False: set()}
+    for line in path.read_bytes().splitlines():
+        row = orjson.loads(line)
+        comments[part_of(row["query"]) == SEALED].update(row["comments"])
+    return comments[True] - comments[False]
+
+
+def _preferences(path: Path, left_out: Collection[str], data: DataTable | None) -> Preferences:
+    """Return what was harvested and what the user has. `left_out`: comments of the harvest that are not used."""
+    found, own = read_preferences(path), Preferences()
+    if data and data.preferences:
+        own = read_preferences(data.preferences)
+    comments = (one for one in found.comments if one not in left_out)
+    return Preferences((*found.pairs, *own.pairs), (*comments, *own.comments))
 
 
 def _examples(path: Path) -> Sequence[Example]:

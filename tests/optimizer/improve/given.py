@@ -30,7 +30,12 @@ def disliked_queries(count: int) -> Sequence[str]:
 
 
 def write_store(
-    folder: Path, *, disliked: int = 60, logs_content: bool = True, commented: Mapping[str, str] | None = None
+    folder: Path,
+    *,
+    disliked: int = 60,
+    logs_content: bool = True,
+    commented: Mapping[str, str] | None = None,
+    comments: Mapping[str, str] | None = None,
 ) -> str:
     """Write a store with liked and disliked answers, and return the value of --store.
 
@@ -38,6 +43,7 @@ def write_store(
         folder: Where the store is written.
         disliked: Number of disliked answers. If 0, the store is empty.
         logs_content: Whether it holds texts.
+        comments: Comments on answers, by the question.
         commented: Comments on a disliked answer to the question of a liked one, by the subject of the question.
     """
     recording = Recording(logs_content=logs_content)
@@ -46,7 +52,9 @@ def write_store(
     for number, query in enumerate(disliked_queries(disliked)):
         recording.add(f"user {number}", query, "Dunno.", vote=0.0)
     for subject, comment in (commented or {}).items():
-        recording.add("critic", f"What is {subject}?", "Dunno.", vote=0.0, comment=comment)
+        recording.add(f"critic of {subject}", f"What is {subject}?", "Dunno.", vote=0.0, comment=comment)
+    for query, comment in (comments or {}).items():
+        recording.add("critic", query, "Dunno.", comment=comment)
     recording.write(dsn_of(f"sqlite:{folder}/s.sqlite3"))
     return f"sqlite:{folder}/s.sqlite3"
 

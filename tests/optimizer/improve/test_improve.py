@@ -24,8 +24,9 @@ from tests.optimizer.improve.given import (
     write_bundle_and_config,
     write_store,
 )
-from tests.optimizer.scripted_models import PROMPT, ScriptedModels, open_scripted_models
+from tests.optimizer.scripted_models import PROMPT, open_scripted_models
 
+PARTS = ("train", "validation", "sealed")
 ROOT = Path(__file__).resolve().parents[3]
 
 
@@ -98,12 +99,16 @@ async def test_own_rows_keep_their_part_and_take_precedence_over_feedback(tmp_pa
 
 async def test_flags_alone_are_enough_and_pairs_reach_the_run(tmp_path: Path) -> None:
     subjects = [subject for subject in LIKED if part_of(f"What is {subject}?") != "sealed"]
-    store, out = write_store(tmp_path, commented={subjects[0]: "Say more."}), tmp_path / "out"
+    queries = {part: next(one for one in disliked_queries(60) if expected_part(one) == part) for part in PARTS}
+    comments = {query: f"A wish about {part}." for part, query in queries.items()}
+    store, out = write_store(tmp_path, commented={subjects[0]: "Say more."}, comments=comments), tmp_path / "out"
     async with open_scripted_models() as (_, url):
         write_bundle_and_config(tmp_path, url)
         flags = ["--bundle", str(tmp_path / "start"), "--base-url", url, "--kind", "chat"]
         assert await improve(*flags, "--store", store, "--out", str(out)) == 0
-    (pair,) = read_preferences(out / "inputs" / "preferences.jsonl").pairs
+    found = read_preferences(out / "inputs" / "preferences.jsonl")
+    (pair,) = found.pairs
+    assert set(found.comments) == {"A wish about train.", "A wish about validation."}
     assert (pair.query, pair.rejected, pair.comment) == (f"What is {subjects[0]}?", "Dunno.", "Say more.")
     config = read_config(out / "run" / "run.toml", out / "inputs")
     assert config.data.preferences == out / "inputs" / "preferences.jsonl"
@@ -118,18 +123,20 @@ async def start(*flags: str) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(*command, cwd=ROOT, **pipes)  # type: ignore[arg-type]
 
 
-async def killed_when(is_time: Callable[[], bool], flags: Sequence[str]) -> None:
+async def stopped_when(is_time: Callable[[], bool], flags: Sequence[str], by: int = signal.SIGKILL) -> tuple[int, str]:
+    """Start the command and stop it at a moment. Return its exit code and its output."""
     process = await start(*flags)
     reading = asyncio.create_task(process.communicate())
     while not is_time():
         assert process.returncode is None, (await reading)[0].decode()
         await asyncio.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    await reading
-    assert process.returncode == -signal.SIGKILL
+    process.send_signal(by)
+    output, _ = await reading
+    assert process.returncode is not None
+    return process.returncode, output.decode()
 
 
-def replies(models: ScriptedModels, out: Path) -> int:
+def replies(out: Path) -> int:
     """How many calls of the journal got a reply. No journal, no reply."""
     path = out / "run" / "events.jsonl"
     return sum(event.get("call") == "reply" for event in read_journal(out / "run")) if path.exists() else 0
@@ -144,8 +151,12 @@ async def test_command_killed_in_the_harvest_and_in_the_run_continues_and_counts
         models.paid.clear()
         models.bodies.clear()
         out = tmp_path / "killed" / "same"
-        await killed_when((out / "improve.json").exists, [*common, str(out)])
-        await killed_when(lambda: replies(models, out) > 40, [*common, str(out)])
+        killed, _ = await stopped_when((out / "improve.json").exists, [*common, str(out)])
+        killed_again, _ = await stopped_when(lambda: replies(out) > 40, [*common, str(out)])
+        assert (killed, killed_again) == (-signal.SIGKILL, -signal.SIGKILL)
+        interrupted, said = await stopped_when(lambda: replies(out) > 80, [*common, str(out)], signal.SIGINT)
+        assert interrupted == 130
+        assert "give the same command again" in said
         answered = {event["key"] for event in read_journal(out / "run") if event.get("call") == "reply"}
         process = await start(*common, str(out))
         output, _ = await process.communicate()
