@@ -28,7 +28,7 @@ from proxy.core.metrics import Metrics
 from proxy.core.settings import BackendSettings
 
 _ANSWER_TIMEOUT: Final = 120.0  # seconds for one answer to a question that shows the kind of a model
-_KINDS_PATIENCE: Final = 5.0  # seconds that one health check waits for such answers; the next health check waits anew
+_KINDS_PATIENCE: Final = 5.0  # seconds that a health check waits for such answers; then the next health check waits
 _KIND_TIMEOUT: Final = 60.0  # seconds that a request waits until the kind of its model is known
 _SESSION_HEADER: Final = "X-Session-ID"  # the first header that vllm-router's consistent_hash policy reads
 _UNAVAILABLE: Final = 503  # this status, and no other, means that the backend has not begun to generate
