@@ -12,6 +12,8 @@ IP: Final = "IP address"
 CREDENTIALS: Final = "user and password"
 SECRET: Final = "secret"  # noqa: S105 - the name of a kind
 NAME: Final = "name"
+PLACE: Final = "street address"
+DOCUMENT: Final = "document number"
 
 
 class Finding(NamedTuple):

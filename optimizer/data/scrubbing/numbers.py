@@ -10,6 +10,7 @@ from optimizer.data.scrubbing.findings import ACCOUNT, CARD, IP, PHONE, Finding
 from optimizer.data.scrubbing.words import any_of
 
 _CARD: Final = re.compile(r"(?<!\d)\d(?:[ .\-–]?\d){12,18}(?!\d)")
+_ISSUED: Final = re.compile(r"3\d{13,15}|4\d{12}|4\d{15}|4\d{18}|5\d{15}|2[2-7]\d{14}|6\d{11,18}|[89]\d{15}")
 _ACCOUNT: Final = re.compile(r"(?<![^\W_])[A-Z]{2}\d{2}(?:[ .-]?[A-Z0-9]){11,30}(?![^\W_])", re.IGNORECASE)
 _MIN_ACCOUNT: Final = 15  # characters of the shortest IBAN, which is that of Norway
 _IP_4: Final = re.compile(r"(?<![\d.])\d{1,3}(?:\.\d{1,3}){3}(?!\.?\d)")
@@ -20,13 +21,15 @@ _MIN_ANNOUNCED: Final = 6
 _MIN_NATIONAL, _MAX_NATIONAL = 9, 12
 _ANNOUNCED_WITHIN: Final = 32  # characters between a word such as "call" and the number
 _NUMBER: Final = re.compile(
-    r"(?<![\w.,+])(?:\+|＋)?[(（]?\d(?:[\s().,/‐-―\-（）－・]{0,3}\d){5,17}(?:\s*(?:ext\.?|extension|x|#|dw)\s*\d{1,5})?(?![\d%])",
+    r"(?<![^\W\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3])(?<![.,+])(?:\+|＋)?[(（]?\d(?:[\s().,/‐-―\-（）－・]{0,3}\d){5,17}(?:\s*(?:ext\.?|extension|x|#|dw)\s*\d{1,5})?(?![\d%])",
     re.IGNORECASE,
 )
 _PHONE_WORD: Final = re.compile(
     rf"(?<![^\W_]){any_of('phone_words')}(?![^\W_])|{any_of('unspaced_phone_words')}", re.IGNORECASE
 )
 _GROUPED: Final = re.compile(r"\(?\d{2,4}\)?[\s./-]{1,2}\d{2,4}(?:[\s./-]\d{2,4}){1,3}")
+_AREA_CODE: Final = re.compile(r"\(\d{2,5}\)[\s-]?\d{3,5}[\s-]?\d{3,5}")
+_PAIRS: Final = re.compile(r"\d\d(?: \d\d)+")
 _THOUSANDS: Final = re.compile(r"\d{1,3}(?:([ ,.\u00a0\u202f'])\d{3})(?:\1\d{3})*(?:(?!\1)[.,]\d+)?")
 _DATE: Final = re.compile(
     r"(?:\d{4}[-./]\d{1,2}[-./]\d{1,2}|\d{1,2}[-./]\d{1,2}[-./]\d{2,4}|\d{4}\s*[-–]\s*\d{4})(?:[T\s].*)?"
@@ -51,7 +54,12 @@ def _digits(text: str) -> str:
 
 
 def _is_card(digits: str) -> bool:
-    """Whether the last digit is the check digit of Luhn's algorithm (ISO/IEC 7812)."""
+    """Whether an issuer of cards has such numbers, and the last digit is the check digit of Luhn's algorithm.
+
+    Source: ISO/IEC 7812.
+    """
+    if not _ISSUED.fullmatch(digits):
+        return False
     doubled = (2 * int(one) if place % 2 else int(one) for place, one in enumerate(reversed(digits)))
     return len(set(digits)) > 1 and sum(value - 9 if value > 9 else value for value in doubled) % 10 == 0
 
@@ -74,12 +82,12 @@ def _is_account(text: str) -> bool:
 
 
 def _is_address(text: str) -> bool:
-    """Whether a text is an IP address of one machine: 127.0.0.1 and :: are everybody's."""
+    """Whether a text is an IP address of one machine: 127.0.0.1, :: and netmasks are everybody's."""
     try:
         address = ipaddress.ip_address(text)
     except ValueError:
         return False
-    return not (address.is_loopback or address.is_unspecified)
+    return not (address.is_loopback or address.is_unspecified or text.startswith("255."))
 
 
 def _is_phone(number: str, before: str) -> bool:
@@ -100,5 +108,10 @@ def _is_phone(number: str, before: str) -> bool:
         return len(digits) >= _MIN_PHONE
     if digits.startswith("0"):
         return _MIN_NATIONAL <= len(digits) <= _MAX_NATIONAL
-    is_grouped = _GROUPED.fullmatch(number) is not None and _MIN_NATIONAL < len(digits) <= _MAX_NATIONAL
+    is_grouped = _is_grouped(number) and _MIN_NATIONAL < len(digits) <= _MAX_NATIONAL
     return is_grouped or (_PLAIN.fullmatch(number) is not None and not digits.endswith("000"))
+
+
+def _is_grouped(number: str) -> bool:
+    """Whether the digits stand in groups as those of a phone number do. Pairs of digits alone are a list of numbers."""
+    return not _PAIRS.fullmatch(number) and any(form.fullmatch(number) for form in (_GROUPED, _AREA_CODE))

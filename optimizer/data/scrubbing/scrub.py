@@ -9,9 +9,10 @@ from optimizer.data.scrubbing.addresses import find_addresses
 from optimizer.data.scrubbing.findings import NAME, Finding, Rule
 from optimizer.data.scrubbing.names import find_known_names, find_names
 from optimizer.data.scrubbing.numbers import find_numbers
+from optimizer.data.scrubbing.places import find_documents, find_places
 from optimizer.data.scrubbing.secrets import find_secrets
 
-RULES: Final[tuple[Rule, ...]] = (find_secrets, find_addresses, find_numbers, find_names)
+RULES: Final[tuple[Rule, ...]] = (find_secrets, find_addresses, find_documents, find_numbers, find_places, find_names)
 """All rules. If the findings of two rules overlap, the placeholder is that of the earlier rule."""
 
 

@@ -12,7 +12,7 @@ _KEY_BLOCK: Final = re.compile(
 )
 _WEB_TOKEN: Final = re.compile(r"\beyJ[\w-]{8,}\.[\w-]{8,}(?:\.[\w-]*)?")
 _KNOWN_PREFIX: Final = re.compile(
-    r"\b(?:sk|pk|rk)[-_](?:[a-z]+[-_])*[A-Za-z0-9]{12,}[\w-]*|\b(?:gh[opsur]|hf|npm|shp[a-z]{2}|dop_v1|drpo)_[A-Za-z0-9]{12,}\w*"
+    r"\b(?:sk|pk|rk)[-_](?:[a-z]{1,20}[-_]){0,4}[A-Za-z0-9]{12,}[\w-]*|\b(?:gh[opsur]|hf|npm|shp[a-z]{2}|dop_v1|drpo)_[A-Za-z0-9]{12,}\w*"
     r"|\bgithub_pat_\w{20,}|\bgl[a-z]{2,4}-[\w-]{16,}|\bxox[a-z]-[\w-]{10,}|\b(?:AKIA|ASIA|AIDA|AROA)[A-Z0-9]{12,}"
     r"|\bAIza[\w-]{30,}|\bya29\.[\w-]{20,}|\bSG\.[\w-]{16,}\.[\w-]{16,}|\bpypi-[\w-]{20,}"
 )
@@ -22,7 +22,9 @@ _ASSIGNED: Final = re.compile(rf"{_WORD}[\"']?\s*(?::|=|：|:=|=>)\s*[\"']?(?P<p
 _STATED: Final = re.compile(rf"{_WORD}\s+{any_of('password_verbs')}\s+[\"'`]?(?P<private>[^\s\"'`,;]{{4,}})")
 _LONG_TOKEN: Final = re.compile(r"(?<![\w/.-])[A-Za-z0-9_-]{24,}(?![\w-])")
 _MIN_DIGITS, _MIN_LETTERS = 4, 4
-_URL_LOGIN: Final = re.compile(r"\b[a-z][a-z0-9+.-]*://(?P<private>[^\s/@:]*:[^\s/@]+)@", re.IGNORECASE)
+_URL_LOGIN: Final = re.compile(
+    r"(?<![a-z0-9+.-])[a-z][a-z0-9+.-]{0,30}+://(?P<private>[^\s/@:]*:[^\s/@]+)@", re.IGNORECASE
+)
 _URL_PARAMETER: Final = re.compile(
     r"[?&](?:[\w-]*(?:token|key|secret|signature|password|passwd)|sig|pwd|code|session|sid|auth)=(?P<private>[^&\s#]{4,})",
     re.IGNORECASE,

@@ -5,6 +5,12 @@ import pytest
 from optimizer.data.scrubbing.scrub import scrub
 from tests.optimizer.harvest.planted_strings import HOLD_OUT, PLANTED
 
+HOSTILE = [
+    (part * 100_000)[:100_000]
+    for part in ("a", "a.", "a-", "a .", "(a", "a1", "sk-", "a dot ", "Calle a ", "9 Aa ", "字", "1 rue ")
+] + [part + "dot " * 3 + "a@" for part in ("a." * 40_000 + " ", "a-" * 40_000 + " ", "[at]" * 20_000 + " ")]
+"""Texts for which a pattern with an unbounded repetition would need minutes."""
+
 
 def scrubbed(text: str) -> str:
     return scrub([text]).texts[0]
@@ -32,6 +38,19 @@ def test_most_strings_of_the_hold_out_are_replaced() -> None:
         ("the password is hunter2!", "the password is [secret]"),
         ("My name is Ann Lee, and Ann is ill.", "My name is [name], and [name] is ill."),
         ("Dear Ann,\nhello.", "Dear [name],\nhello."),
+        ("We live at 9 Elm Street, Ulm", "We live at [street address], Ulm"),
+        ("Er wohnt im Birkenweg 7b, 50667 Köln.", "Er wohnt im [street address]."),
+        ("au 3 bis, rue du Moulin, Lyon", "au [street address], Lyon"),
+        ("calle de la Luna 8, Madrid", "[street address], Madrid"),
+        ("ул. Ленина, д. 5", "[street address]"),
+        ("passport no. X12345678 is lost", "passport no. [document number] is lost"),
+        ("DNI: 12345678Z", "DNI: [document number]"),
+        ("SSN 219-09-9999", "SSN [document number]"),
+        ("身份证号码是11010519491231002X", "身份证号码是[document number]"),
+        ("mail kim (a) mail.ru", "mail [e-mail address]"),
+        ("luc arobase poste point fr", "[e-mail address]"),
+        ("手机号是13912345678", "手机号是[phone number]"),
+        ("Ligo do (21) 98765-4321", "Ligo do [phone number]"),
     ],
 )
 def test_private_part_alone_is_replaced_by_its_kind(text: str, expected: str) -> None:
@@ -52,6 +71,12 @@ def test_private_part_alone_is_replaced_by_its_kind(text: str, expected: str) ->
         "It is called photosynthesis. The password is wrong.",
         "Best regards,\nthe whole team",
         "We meet @ noon. Then we eat.",
+        "Look at this point we make: the dot is at runtime. The end.",
+        "The choice is (a) yes or (b) no.",
+        "Order 302-4418821-7745021 and the netmask 255.255.255.0",
+        "36 28 14 75 20 are the numbers of the draw",
+        "Dealey Plaza at 12:30 via HTTP 404",
+        "The passport of 1998, and the passport application of 2024",
         "127.0.0.1 is localhost",
         "Call a plumber. The number 42 is the answer to 6 times 7.",
         "Ich bin müde. Je suis content. Soy feliz.",
@@ -77,7 +102,7 @@ def test_overlapping_findings_are_replaced_once() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "İstanbul'da İrem", "\x00\ud800", "a" * 20_000, "1" * 5_000, "@" * 3_000, "a.a." * 4_000]
+    "text", ["", "İstanbul'da İrem", "\x00\ud800", "a" * 20_000, "1" * 5_000, "@" * 3_000, "a.a." * 4_000, *HOSTILE]
 )
 def test_rules_read_any_text_in_little_time(text: str) -> None:
     assert len(scrub([text]).texts) == 1
