@@ -11,9 +11,9 @@ from optimizer.core.errors import DataError
 
 _DEFAULT: Final = "vi"
 _SEPARATOR: Final = "--- answer ---"
-_HELP: Final = (
-    "# The question is above the line with the dashes, the answer below it. Lines at the top with # are removed.\n"
-)
+_BLANK: Final = "\n" * 5
+_HELP: Final = f"# The question is above the line with the dashes, the answer below it. This line is removed.{_BLANK}"
+"""vi obeys commands in the first and the last five lines of a file, so the text of a user stands in none of them."""
 
 
 def edited(example: Example) -> tuple[str, str]:
@@ -22,12 +22,19 @@ def edited(example: Example) -> tuple[str, str]:
     Raises:
         DataError: The editor cannot be started or failed, or the line between question and answer is gone.
     """
-    command = shlex.split(os.environ.get("VISUAL") or os.environ.get("EDITOR") or _DEFAULT)
+    command = _command(os.environ.get("VISUAL") or os.environ.get("EDITOR") or _DEFAULT)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "example.txt"
-        path.write_text(f"{_HELP}{example.query}\n{_SEPARATOR}\n{example.response}\n", encoding="utf-8")
+        path.write_text(f"{_HELP}{example.query}\n{_SEPARATOR}\n{example.response}\n{_BLANK}", encoding="utf-8")
         _run([*command, str(path)])
-        return _parsed(path.read_text(encoding="utf-8"))
+        return _parsed(_read(path))
+
+
+def _command(text: str) -> list[str]:
+    try:
+        return shlex.split(text) or [_DEFAULT]
+    except ValueError:
+        raise DataError("the environment variable EDITOR has a quotation mark without its other half") from None
 
 
 def _run(command: list[str]) -> None:
@@ -39,8 +46,17 @@ def _run(command: list[str]) -> None:
         raise DataError(f"the editor {command[0]} failed: set the environment variable EDITOR")
 
 
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        raise DataError("the edited text cannot be read: save it in the same file, in UTF-8") from None
+
+
 def _parsed(text: str) -> tuple[str, str]:
-    query, separator, answer = text.removeprefix(_HELP).partition(f"\n{_SEPARATOR}\n")
+    query, separator, answer = text.removeprefix(_HELP.rstrip()).partition(f"\n{_SEPARATOR}\n")
     if not separator:
         raise DataError(f"the line {_SEPARATOR} is gone: keep it between the question and the answer")
+    if f"\n{_SEPARATOR}\n" in f"\n{answer}":
+        raise DataError(f"the line {_SEPARATOR} occurs twice: keep it only between the question and the answer")
     return query.strip(), answer.strip()

@@ -12,7 +12,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from optimizer.cli.review import Review, accept_safe, ask_user, read_review
 from optimizer.core.errors import DataError
-from optimizer.harvest.files import EXAMPLES, REPORT, harvest_source, read_candidates, write_examples, write_harvest
+from optimizer.harvest.files import (
+    EXAMPLES,
+    REPORT,
+    harvest_source,
+    only_user_of,
+    read_candidates,
+    write_examples,
+    write_harvest,
+)
 from optimizer.harvest.harvest import CandidateExample
 from optimizer.harvest.run import HarvestResult, HarvestSettings, harvest_export, harvest_store
 from optimizer.harvest.safety import QuestionReader
@@ -61,15 +69,20 @@ def run_harvest(options: argparse.Namespace) -> int:
     """
     settings, place = _settings(options), _place(options)
     source = _source(options, settings, place)
-    known = harvest_source(options.out)
-    if known is None:
-        _harvest(options, settings, place, source)
-    elif known != source:
-        raise DataError(
-            f"{options.out} holds another harvest: name another --out, or give the same flags to continue it"
-        )
-    _say((options.out / REPORT).read_text(encoding="utf-8"))
-    return _review(options.out, settings, accepts_safe=options.yes)
+    result = None if _is_harvested(options.out, source) else _harvest(options, settings, place)
+    with only_user_of(options.out):
+        if result is not None and not _is_harvested(options.out, source):
+            write_harvest(options.out, result, settings, source)
+        _say((options.out / REPORT).read_text(encoding="utf-8"))
+        return _review(options.out, settings, accepts_safe=options.yes)
+
+
+def _is_harvested(folder: Path, source: Mapping[str, Any]) -> bool:
+    """Whether a folder holds this harvest. Raises DataError if it holds another one."""
+    known = harvest_source(folder)
+    if known is not None and known != source:
+        raise DataError(f"{folder} holds another harvest: name another --out, or give the same flags to continue it")
+    return known is not None
 
 
 def _settings(options: argparse.Namespace) -> HarvestSettings:
@@ -112,14 +125,9 @@ def _source(options: argparse.Namespace, settings: HarvestSettings, place: Store
     }
 
 
-def _harvest(
-    options: argparse.Namespace, settings: HarvestSettings, place: StorePlace | None, source: Mapping[str, Any]
-) -> None:
+def _harvest(options: argparse.Namespace, settings: HarvestSettings, place: StorePlace | None) -> HarvestResult:
     with ProgressBar() as progress:
-        result: HarvestResult = (
-            harvest_store(place, settings, progress) if place else harvest_export(options.export, settings, progress)
-        )
-    write_harvest(options.out, result, settings, source)
+        return harvest_store(place, settings, progress) if place else harvest_export(options.export, settings, progress)
 
 
 def _review(folder: Path, settings: HarvestSettings, *, accepts_safe: bool) -> int:

@@ -69,8 +69,11 @@ def read_review(folder: Path, candidates: Sequence[CandidateExample]) -> Review:
     whole, _, rest = content.rpartition(b"\n")
     if rest:
         path.write_bytes(whole + b"\n" if whole else b"")
-    lines = (orjson.loads(line) for line in whole.splitlines())
-    return Review(path, {line["id"]: _decision(by_id[line["id"]], line) for line in lines if line["id"] in by_id})
+    try:
+        lines = [orjson.loads(line) for line in whole.splitlines()]
+        return Review(path, {line["id"]: _decision(by_id[line["id"]], line) for line in lines if line["id"] in by_id})
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        raise DataError(f"{path}: is damaged: remove the damaged line, or the file to begin the review again") from None
 
 
 def _decision(example: Example, line: Mapping[str, Any]) -> Example | None:
@@ -141,6 +144,8 @@ def _ask() -> str:
             answer = input(_QUESTION).strip().lower()[:1]
         except EOFError:
             return "q"
+        except UnicodeDecodeError:
+            continue
         if answer in ("a", "e", "r", "q"):
             return answer
 

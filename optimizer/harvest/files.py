@@ -4,7 +4,11 @@ The folder holds `report.txt`, `candidates.jsonl`, `rows.jsonl`, `preferences.js
 written last: a folder without it holds no whole harvest. Only the user who ran the command can read it.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+import fcntl
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,6 +30,32 @@ REPORT, CANDIDATES, ROWS, PREFERENCES, EXAMPLES = (
 SUMMARY: Final = "harvest.json"
 _FOLDER_MODE: Final = 0o700
 FILE_MODE: Final = 0o600
+
+
+@contextmanager
+def only_user_of(folder: Path) -> Iterator[None]:
+    """Keep other processes from working on a folder, which is created, such as a second review of it.
+
+    Raises:
+        DataError: Another process works on the folder, or the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=_FOLDER_MODE)
+        lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be written: {error.strerror}") from None
+    try:
+        _lock(lock, folder)
+        yield
+    finally:
+        os.close(lock)
+
+
+def _lock(descriptor: int, folder: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise DataError(f"{folder}: another harvest is at work on it: wait for it, or name another --out") from None
 
 
 def write_harvest(folder: Path, result: HarvestResult, settings: HarvestSettings, source: Mapping[str, Any]) -> None:
@@ -97,9 +127,17 @@ def _write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Write a file that only its owner can read."""
-    path.touch(mode=FILE_MODE)
-    path.write_bytes(content)
+    """Replace a file, or a link in its place, by one that only its owner can read. A kill leaves no half file."""
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # readable by its owner alone
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
 
 
 def _candidate_json(candidate: CandidateExample) -> Mapping[str, Any]:

@@ -16,6 +16,8 @@ from optimizer.models.reply_text import without_reasoning
 _ROLES: Final = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 _TEXT_PARTS: Final = frozenset({"text", "input_text", "output_text", "refusal"})
 _EVENT_END: Final = re.compile(r"\r\n\r\n|\n\n|\r\r")
+_LINE_END: Final = re.compile(r"\r\n|\n|\r")
+"""The line ends of a stream. A text may contain others, such as U+2028, which `str.splitlines` would take for one."""
 _DONE: Final = "[DONE]"
 
 
@@ -107,6 +109,6 @@ def _stream_text(body: str) -> str | None:
 
 def _event_payloads(body: str) -> Iterator[str]:
     for event in _EVENT_END.split(body):
-        lines = [line.removeprefix("data:").strip() for line in event.splitlines() if line.startswith("data:")]
+        lines = [line.removeprefix("data:").strip() for line in _LINE_END.split(event) if line.startswith("data:")]
         if lines:
             yield "\n".join(lines)

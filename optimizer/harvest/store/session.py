@@ -58,9 +58,22 @@ def store_place(text: str) -> StorePlace:
         path = Path(rest).expanduser()
         return StorePlace(f"sqlite:{path}", path)
     if kind in {"postgresql", "postgres"} and rest.startswith("//"):
-        parts = urlsplit(text)
-        return StorePlace(f"postgresql://{parts.netloc.rpartition('@')[2]}{parts.path}", url=text)
+        return _postgresql_place(text)
     raise DataError("--store: expected sqlite:PATH or postgresql://[USER@]HOST[:PORT]/DATABASE")
+
+
+def _postgresql_place(url: str) -> StorePlace:
+    """Parse a URL. An "@" after the host shows that the password has a character by which it was taken for the host."""
+    try:
+        parts = urlsplit(url)
+        is_whole = parts.port != 0 and "@" not in parts.path + parts.fragment + parts.query.partition("=")[0]
+    except ValueError:
+        is_whole = False
+    if not is_whole:
+        raise DataError(
+            "--store: expected a URL whose user and password have %2F for /, %3F for ?, %23 for #, %40 for @"
+        )
+    return StorePlace(f"postgresql://{parts.netloc.rpartition('@')[2]}{parts.path}", url=url)
 
 
 @contextmanager
@@ -92,10 +105,16 @@ def _sqlite(path: Path, name: str) -> Iterator[ReadSession]:
     try:
         address = f"file:{quote(str(path.resolve()))}?mode=ro"
         with closing(sqlite3.connect(address, _LOCK_TIMEOUT, isolation_level=None, uri=True)) as connection:
+            connection.text_factory = _text
             connection.execute("BEGIN")
             yield _SqliteSession(connection)
     except sqlite3.Error as error:
         raise DataError(f"--store: {name} cannot be read: {error}") from None
+
+
+def _text(data: bytes) -> str:
+    """Decode any text: the error of SQLite for one that is not UTF-8 would contain the text."""
+    return data.decode("utf-8", "replace")
 
 
 class _PostgresqlSession:

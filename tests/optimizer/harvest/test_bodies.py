@@ -61,6 +61,7 @@ def test_request_that_is_cut_or_is_not_only_text_gives_nothing(body: str) -> Non
         stream_reply("Good day, all.").replace("\n", "\r\n"),
         json.dumps({"choices": [{"message": {"content": None, "refusal": "Good day, all."}}]}),
         json.dumps(RESPONSE),
+        'data: {"choices": [{"delta": {"content": "Good day, all."}}], "id": "\u2028\x85"}\n\ndata: [DONE]\n\n',
         f"event: response.completed\ndata: {COMPLETED}\n\n",
     ],
 )

@@ -13,9 +13,13 @@ from typing import Any
 import pytest
 
 from index.bundle.input_files import parse_input_examples
+from index.types import Example
 from optimizer.__main__ import main
+from optimizer.cli.editor import edited
+from optimizer.core.errors import DataError
 from optimizer.data.dataset import read_rows
 from optimizer.data.preferences import Preferences, read_preferences
+from optimizer.harvest.files import only_user_of
 from proxy.experiments.store.dsn import dsn_of
 from tests.optimizer.harvest.planted_strings import PLANTED
 from tests.optimizer.harvest.recorded import Recording, stream_reply, turns
@@ -189,6 +193,95 @@ def test_failed_edit_leaves_the_candidate_as_it_was(
     assert main(["harvest", "--store", small_store(tmp_path), "--out", str(tmp_path / "out")]) == 0
     assert message in capsys.readouterr().out
     assert [row["response"].startswith("Something") for row in lines(tmp_path / "out" / "examples.jsonl")] == [True]
+
+
+@pytest.mark.parametrize(
+    ("editor", "message"),
+    [
+        ("printf '\\377' > \"$1\"", "in UTF-8"),
+        ("sed -i 's/^Some.*/--- answer ---/' \"$1\"", "twice"),
+        ('rm "$1"', "cannot be read"),
+    ],
+)
+def test_edited_file_that_cannot_be_read_is_no_trace(
+    editor: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "editor"
+    program.write_text(f"#!/bin/sh\n{editor}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("VISUAL", str(program))
+    with pytest.raises(DataError, match=message):
+        edited(Example("x", "What is tea?", "Something."))
+    monkeypatch.setenv("VISUAL", "vi 'open")
+    with pytest.raises(DataError, match="quotation mark"):
+        edited(Example("x", "What is tea?", "Something."))
+
+
+def test_text_of_a_user_is_in_no_line_that_vi_obeys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program, seen = tmp_path / "editor", tmp_path / "seen"
+    program.write_text(f'#!/bin/sh\ncp "$1" {seen}\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("VISUAL", str(program))
+    assert edited(Example("x", "vim: set tw=1:", "ex: set tw=1:")) == ("vim: set tw=1:", "ex: set tw=1:")
+    shown = seen.read_text().splitlines()
+    assert not any("set tw" in line for line in (*shown[:5], *shown[-5:]))
+
+
+def test_text_of_a_user_cannot_control_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recording = Recording()
+    recording.add("a", "What is \x1b]0;tea\x07?\x9b2J", "A \u202edrink\u2066.\r\x1b[2J", vote=1.0)
+    answers(monkeypatch, "q")
+    assert main(["harvest", "--store", write_store(tmp_path, recording), "--out", str(tmp_path / "out")]) == 0
+    shown = capsys.readouterr().out
+    assert "drink" in shown
+    assert not set(shown) & set("\x1b\x07\x9b\r\u202e\u2066")
+
+
+def test_files_are_private_even_in_the_place_of_links_and_public_files(tmp_path: Path) -> None:
+    out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
+    out.mkdir()
+    elsewhere.write_text("kept")
+    (out / "report.txt").symlink_to(elsewhere)
+    (out / "rows.jsonl").write_text("old")
+    (out / "rows.jsonl").chmod(0o644)
+    assert main(["harvest", "--store", small_store(tmp_path), "--out", str(out), "--yes"]) == 0
+    assert elsewhere.read_text() == "kept"
+    assert not any(path.is_symlink() or stat.S_IMODE(path.stat().st_mode) & 0o077 for path in out.iterdir())
+
+
+def test_second_command_on_the_same_folder_waits_for_nobody(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    command = ["harvest", "--store", small_store(tmp_path), "--out", str(out), "--yes"]
+    with only_user_of(out):
+        assert main(command) != 0
+        assert "another harvest is at work" in capsys.readouterr().err
+        assert not list(out.iterdir())
+    assert main(command) == 0
+
+
+def test_kill_while_a_file_is_written_leaves_no_half_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "out"
+    command = ["harvest", "--store", small_store(tmp_path), "--out", str(out), "--yes"]
+
+    def interrupted(_: int) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("optimizer.harvest.files.os.fsync", interrupted)
+        assert main(command) == 130
+    assert not list(out.iterdir())
+    assert main(command) == 0
+
+
+def test_damaged_decision_is_an_error_that_says_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["harvest", "--store", small_store(tmp_path), "--out", str(tmp_path / "out"), "--yes"]
+    assert main(command) == 0
+    with (tmp_path / "out" / "review.jsonl").open("ab") as file:
+        file.write(b"broken\n")
+    assert main(command) != 0
+    assert "remove the damaged line" in capsys.readouterr().err
 
 
 def test_interrupt_while_reading_leaves_nothing_and_the_same_command_begins_again(

@@ -243,6 +243,29 @@ def test_wrong_place_is_an_error_without_the_password(place: str) -> None:
     assert "secret" not in str(caught.value)
 
 
+@pytest.mark.parametrize("rest", ["7secret/w@h/d", "7secret?w@h/d", "7secret#w@h/d", "12/secret@h/d", "x@[::1/d"])
+def test_password_with_a_character_of_urls_is_not_taken_for_the_host(rest: str) -> None:
+    with pytest.raises(DataError, match="%2F for /") as caught:
+        store_place(f"postgresql://u:{rest}")
+    assert "secret" not in str(caught.value)
+
+
+def test_url_with_a_percent_encoded_password_and_parameters_is_a_place() -> None:
+    assert store_place("postgresql://u:s%2Fs@h:1/d?options=a@b").name == "postgresql://h:1/d"
+
+
+def test_text_that_is_not_utf_8_is_read_and_is_in_no_error(tmp_path: Path) -> None:
+    dsn = dsn_of(f"sqlite:{tmp_path}/s.sqlite3")
+    recording = Recording()
+    recording.add("a", "What is tea?", "A drink.", vote=1.0, comment="fine")
+    recording.write(dsn)
+    with sqlite3.connect(tmp_path / "s.sqlite3") as connection:
+        connection.execute("UPDATE feedback SET comment = CAST(X'73656372657480' AS TEXT) WHERE comment IS NOT NULL")
+    connection.close()
+    found, _ = read(dsn)
+    assert "secret\ufffd" in found.liked[0].comments
+
+
 def test_place_without_a_store_is_an_error_and_nothing_is_created(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such file"), read_session(store_place(f"sqlite:{tmp_path}/none")):
         pass
