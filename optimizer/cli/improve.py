@@ -40,7 +40,7 @@ _LIST_TIMEOUT: Final = 15.0  # seconds
 _BETTER: Final = (
     "Read the new prompt and the new examples below: they come from the feedback of users.",
     "Test it on users: give --experiment {experiment} to drpo-proxy, with the same --store, and start it again.",
-    "Read the result: drpo-proxy experiment report {experiment}",
+    "Read the result, with the store in --store or DRPO_STORE: drpo-proxy experiment report {experiment}",
     "If it is better, serve it to all: drpo-proxy --bundle {bundle}",
 )
 _NO_BETTER: Final = (
