@@ -1,6 +1,7 @@
 """The arguments of drpo-optimizer and their help texts. This module does not depend on the code of the commands."""
 
 import argparse
+import math
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -38,6 +39,7 @@ best mean. It holds no row, no answer and no prompt that was tried. docs/learned
   drpo-optimizer ship runs/mine --out mine --licence Apache-2.0 --texts "written by us" --figures validation.json
 """
 
+_MAX_INTEGER: Final = 1_000_000_000
 HARVEST: Final = "harvest"
 _HARVESTING: Final = """\
 Examples:
@@ -231,14 +233,14 @@ def _add_feedback(command: argparse.ArgumentParser) -> None:
     command.add_argument("--metric", default="thumbs_up", metavar="NAME", help="the metric of the feedback [thumbs_up]")
     command.add_argument(
         "--at-least",
-        type=float,
+        type=_finite_number,
         default=1.0,
         metavar="VALUE",
         help="an answer with this value or a higher one is liked [1]",
     )
     command.add_argument(
         "--at-most",
-        type=float,
+        type=_finite_number,
         default=0.0,
         metavar="VALUE",
         help="an answer with this value or a lower one is disliked [0]",
@@ -262,10 +264,17 @@ def _date(text: str) -> float:
     return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
 
 
+def _finite_number(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise argparse.ArgumentTypeError("must be a finite number")
+    return number
+
+
 def _positive_integer(text: str) -> int:
     number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
+    if not 1 <= number <= _MAX_INTEGER:
+        raise argparse.ArgumentTypeError(f"must be from 1 to {_MAX_INTEGER:,}")
     return number
 
 

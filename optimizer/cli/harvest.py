@@ -93,6 +93,8 @@ def feedback_of(options: argparse.Namespace) -> StoreQuery:
     """Return what the flags choose in a store. Raises DataError if they contradict each other."""
     if options.at_most >= options.at_least:
         raise DataError("--at-most must be below --at-least: an answer cannot be liked and disliked")
+    if any("\ud800" <= one <= "\udfff" for one in f"{options.experiment}{options.metric}"):
+        raise DataError("--experiment and --metric must be in UTF-8")
     return StoreQuery(options.experiment or "", options.since or 0.0, options.metric, options.at_least, options.at_most)
 
 

@@ -11,7 +11,7 @@ from optimizer.harvest.exchange import Exchange, Rating
 
 MAX_ANSWERS: Final = 20_000
 MAX_CHARACTERS: Final = 4_000
-"""The maximum length of a query, an answer or a history that is kept. Longer ones are no examples and no rows."""
+"""The maximum length of a query, an answer, a history or a comment that is kept. Longer ones are not used."""
 _MAX_COMMENTS: Final = 5
 _DIGEST_BYTES: Final = 16
 
@@ -106,7 +106,8 @@ class RatedAnswers:
         if earlier := self._votes.get(key):
             known = known.with_vote(earlier, -1)
         counted = known.with_vote(rating, 1)
-        comments = tuple(dict.fromkeys((*counted.comments, *exchange.comments)))[:_MAX_COMMENTS]
+        short = (one for one in exchange.comments if len(one) <= MAX_CHARACTERS)
+        comments = tuple(dict.fromkeys((*counted.comments, *short)))[:_MAX_COMMENTS]
         time = max(counted.time, exchange.time)
         self._answers[key] = RatedAnswer(known.turns, known.answer, counted.likes, counted.dislikes, comments, time)
         self._votes[key] = rating

@@ -6,8 +6,8 @@ turns of one user stand together, and only one exposure is in memory at a time.
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import groupby
+from dataclasses import dataclass, field
+from itertools import chain, groupby
 from operator import itemgetter
 from typing import Any, Final
 
@@ -18,6 +18,8 @@ from optimizer.harvest.store.session import ReadSession
 
 FORMAT: Final = b"1"
 _TABLES: Final = ("exposures", "contents", "feedback", "judgements")
+_MAX_FEEDBACK: Final = 1_000
+"""How many values and comments of a request count at most: any client may invent names of metrics."""
 NO_TEXT: Final = "their texts were not logged"
 UNREADABLE: Final = "their texts cannot be read (cut at 64 KiB, images, tools, or several choices)"
 FAILED: Final = "they failed or broke off"
@@ -96,7 +98,7 @@ def check_store(session: ReadSession) -> None:
     if any(not session.columns(table) for table in ("about", *_TABLES)):
         raise DataError("--store: this place holds no store of drpo-proxy: its tables are missing")
     found = next(iter(session.rows("SELECT value FROM about WHERE name = 'format'")), (b"",))
-    if bytes(found[0]) != FORMAT:
+    if not isinstance(found[0], bytes | memoryview) or bytes(found[0]) != FORMAT:
         raise DataError("--store: the store has a format that this version does not read")
 
 
@@ -125,7 +127,7 @@ def read_exchanges(session: ReadSession, query: StoreQuery, counts: ReadCounts) 
     """
     other = "j.other_reply" if "other_reply" in session.columns("judgements") else "NULL"
     for _, rows in groupby(session.rows(exchanges_statement(query, other), _values(query)), key=itemgetter(0, 1, 2)):
-        yield _exchange(list(rows), query, counts)
+        yield _exchange(rows, query, counts)
 
 
 def exchanges_statement(query: StoreQuery, other: str = "NULL") -> str:
@@ -153,12 +155,34 @@ def _values(query: StoreQuery) -> tuple[Any, ...]:
     return (query.since, query.experiment) if query.experiment else (query.since,)
 
 
-def _exchange(rows: Sequence[Sequence[Any]], query: StoreQuery, counts: ReadCounts) -> Exchange | None:
+@dataclass(slots=True)
+class _Found:
+    """What the rows of one request hold. Each row repeats the texts, so the rows are not kept."""
+
+    asked: str | None = None
+    answered: str | None = None
+    verdict: Verdict | None = None
+    given: dict[tuple[str, float], tuple[Any, str | None]] = field(default_factory=dict)
+
+    def add(self, row: Sequence[Any], metric: str) -> None:
+        """Take what a row adds. Of a request with very much feedback, the wanted metric and the first ones count."""
+        if self.asked is None:
+            self.asked, self.answered = row[6], row[7]
+        if self.verdict is None and isinstance(row[8], int | float):
+            self.verdict = Verdict(row[8], row[9])
+        for at in (10, 14):
+            if row[at] == metric or (row[at] is not None and len(self.given) < _MAX_FEEDBACK):
+                self.given[row[at], row[at + 3]] = row[at + 1], row[at + 2]
+
+
+def _exchange(rows: Iterator[Sequence[Any]], query: StoreQuery, counts: ReadCounts) -> Exchange | None:
     """Combine the rows of one request: one for each of its experiments, for each of its feedback."""
-    unit, time, _, error, truncated, gone, *_ = rows[0]
-    asked, answered = next(((row[6], row[7]) for row in rows if row[6] is not None), (None, None))
-    rating, comments = _feedback(rows, query)
-    verdict = next((Verdict(row[8], row[9]) for row in rows if isinstance(row[8], int | float)), None)
+    found, first = _Found(), next(rows)
+    unit, time, _, error, truncated, gone, *_ = first
+    for row in chain((first,), rows):
+        found.add(row, query.metric)
+    asked, answered, verdict = found.asked, found.answered, found.verdict
+    rating, comments = _feedback(found, query)
     counts.requests += 1
     counts.rated += rating is not None
     counts.commented += bool(comments)
@@ -177,12 +201,9 @@ def _exchange(rows: Sequence[Sequence[Any]], query: StoreQuery, counts: ReadCoun
     return Exchange(bytes(unit), time, turns, answer, rating, comments, verdict)
 
 
-def _feedback(rows: Sequence[Sequence[Any]], query: StoreQuery) -> tuple[Rating | None, tuple[str, ...]]:
+def _feedback(found: _Found, query: StoreQuery) -> tuple[Rating | None, tuple[str, ...]]:
     """Return the latest rating by the metric, and all comments, of any metric."""
-    given = {
-        (row[at], row[at + 3]): (row[at + 1], row[at + 2]) for row in rows for at in (10, 14) if row[at] is not None
-    }
-    ordered = sorted(given.items(), key=lambda one: (one[0][1], one[0][0]))
+    ordered = sorted(found.given.items(), key=lambda one: (one[0][1], one[0][0]))
     values = [value for (metric, _), (value, _) in ordered if metric == query.metric and isinstance(value, int | float)]
     comments = tuple(dict.fromkeys(comment for _, (_, comment) in ordered if comment))
     return query.rating(values[-1]) if values else None, comments

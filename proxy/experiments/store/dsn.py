@@ -82,7 +82,18 @@ def dsn_of(store: str) -> StoreDsn:
     if kind in {"postgresql", "postgres"} and path.startswith("//"):
         from proxy.experiments.store import postgresql  # imported only if needed: the driver takes 10 MB of memory
 
-        url = urlsplit(store)
-        name = f"postgresql://{url.netloc.rpartition('@')[2]}{url.path}"
+        name = _postgresql_name(store)
         return StoreDsn(name, partial(postgresql.PostgresqlSession, store), postgresql.TYPES)
     raise StartupError("--store: expected sqlite:PATH or postgresql://[USER@]HOST[:PORT]/DATABASE.")
+
+
+def _postgresql_name(store: str) -> str:
+    """Return a URL without user and password. An "@" after the host shows that it is part of a password."""
+    try:
+        url = urlsplit(store)
+        is_whole = url.port != 0 and "@" not in url.path + url.fragment + url.query.partition("=")[0]
+    except ValueError:
+        is_whole = False
+    if not is_whole:
+        raise StartupError("--store: in user and password, write %2F for /, %3F for ?, %23 for #, and %40 for @.")
+    return f"postgresql://{url.netloc.rpartition('@')[2]}{url.path}"

@@ -89,6 +89,8 @@ def test_store_without_texts_says_which_flag_logs_them(tmp_path: Path, capsys: p
         (["--store", "sqlite:none"], "no such file"),
         (["--store", "STORE", "--experiment", "none"], "no request of the experiment none"),
         (["--store", "STORE", "--since", "2030-01-01"], "since the given date"),
+        (["--store", "STORE", "--experiment", "x' OR 1=1 --"], "no request of the experiment x' OR 1=1 --"),
+        (["--store", "STORE", "--experiment", "\udcff"], "in UTF-8"),
         (["--store", "STORE", "--at-least", "0"], "--at-most must be below"),
         (["--store", "STORE", "export.jsonl"], "not both"),
     ],
@@ -105,6 +107,15 @@ def test_wrong_flags_are_errors_that_say_what_to_do(
     given = [store if flag == "STORE" else flag for flag in flags]
     assert main(["harvest", *given, "--out", str(tmp_path / "out"), "--yes"]) == 1
     assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "flags", [["--at-least", "nan"], ["--at-most", "-inf"], ["--words", "9" * 20], ["--since", "2026-13-01"]]
+)
+def test_flag_without_a_sensible_value_is_refused(flags: Sequence[str], tmp_path: Path) -> None:
+    with pytest.raises(SystemExit):
+        main(["harvest", "--store", small_store(tmp_path), *flags, "--out", str(tmp_path / "out"), "--yes"])
     assert not (tmp_path / "out").exists()
 
 

@@ -1,6 +1,7 @@
 """Tests of what is read from a store that the proxy has written: votes, comments, pairs, and what cannot be used."""
 
 import sqlite3
+import tracemalloc
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -234,6 +235,9 @@ def test_memory_is_bounded_by_dropping_the_answers_with_the_fewest_votes() -> No
     assert {one.query for one in answers.liked() if one.likes == 3} == {f"Question {n}?" for n in range(0, 100, 10)}
     answers.add(Exchange(b"x", 1.0, (Message("user", "q" * (MAX_CHARACTERS + 1)),), "Yes.", Rating(True, False)))
     assert answers.too_long == 1
+    one = Exchange(b"y", 1.0, (Message("user", "Q?"),), "No.", None, ("c" * (MAX_CHARACTERS + 1), "short"))
+    answers.add(one)
+    assert [row.comments for row in answers.disliked()] == [("short",)]
 
 
 @pytest.mark.parametrize("place", ["", "sqlite:", "mysql://u:secret@h/d", "secret"])
@@ -252,6 +256,35 @@ def test_password_with_a_character_of_urls_is_not_taken_for_the_host(rest: str) 
 
 def test_url_with_a_percent_encoded_password_and_parameters_is_a_place() -> None:
     assert store_place("postgresql://u:s%2Fs@h:1/d?options=a@b").name == "postgresql://h:1/d"
+
+
+def test_very_much_feedback_on_one_request_does_not_fill_the_memory(tmp_path: Path) -> None:
+    dsn = dsn_of(f"sqlite:{tmp_path}/s.sqlite3")
+    recording = Recording()
+    recording.add("a", "What is tea? " + "x" * 20_000, "A drink.", vote=1.0)
+    recording.write(dsn)
+    with sqlite3.connect(tmp_path / "s.sqlite3") as connection:
+        ids = connection.execute("SELECT request_id, completion_id FROM exposures").fetchone()
+        rows = [(one, f"m{number}", 1.0, None, 2.0 + number) for one in ids for number in range(60)]
+        connection.executemany("INSERT OR IGNORE INTO feedback VALUES (?, ?, ?, ?, ?)", rows)
+    connection.close()
+    tracemalloc.start()
+    _, counts = read(dsn)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (counts.requests, counts.rated) == (1, 1)
+    assert peak < 10_000_000
+
+
+def test_store_whose_format_is_no_bytes_is_an_error(tmp_path: Path) -> None:
+    recording = Recording()
+    recording.add("a", "What is tea?", "A drink.")
+    recording.write(dsn_of(f"sqlite:{tmp_path}/s.sqlite3"))
+    with sqlite3.connect(tmp_path / "s.sqlite3") as connection:
+        connection.execute("UPDATE about SET value = '2' WHERE name = 'format'")
+    connection.close()
+    with pytest.raises(DataError, match="format"), read_session(store_place(f"sqlite:{tmp_path}/s.sqlite3")) as one:
+        check_store(one)
 
 
 def test_text_that_is_not_utf_8_is_read_and_is_in_no_error(tmp_path: Path) -> None:

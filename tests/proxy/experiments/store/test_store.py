@@ -304,3 +304,10 @@ def test_store_of_an_earlier_version_gets_the_column_of_other_replies(tmp_path: 
     with Store(dsn) as store:
         store.write(Batch(judgements=[judged]))
     assert [row.get("other_text") for row in export(dsn, "e")] == [None, "Another answer."]
+
+
+@pytest.mark.parametrize("rest", ["7secret/w@h/d", "7secret?w@h/d", "7secret#w@h/d", "x:secret@[::1/d"])
+def test_password_with_a_character_of_urls_is_not_taken_for_the_host(rest: str) -> None:
+    with pytest.raises(StartupError, match="%2F for /") as caught:
+        dsn_of(f"postgresql://u:{rest}")
+    assert "secret" not in str(caught.value)
