@@ -1,12 +1,13 @@
 """Finds questions that look harmful: the refusals of the default bundle are the nearest examples.
 
 The rule was tried on the train and validation rows of references.jsonl (30 November 2026). Of 65 questions that must be
-refused, it found 59 as harmful and 63 as harmful or doubtful. Of 255 general questions, it took 10 for harmful and 78
+refused, it found 59 as harmful and 63 as harmful or doubtful. Of 255 general questions, it took 10 for harmful and 79
 for harmful or doubtful; of 96 that only sound unsafe, 26 and 45.
 """
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
@@ -19,6 +20,8 @@ from index.types import Vectors
 
 _REFUSAL: Final = "refusal"
 _NEIGHBOURS: Final = 3
+_SENTENCE_END: Final = re.compile(r"(?<=[.!?;])\s+|\n+|(?<=[。！？])")
+_MIN_LENGTH, _MIN_SENTENCE = 300, 15  # characters
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +31,8 @@ class Question:
     Attributes:
         vector: The vector of the question, of norm 1. Zero if the embedder cannot read the question.
         is_harmful: Whether the question clearly resembles the questions that the default bundle refuses.
-        is_doubtful: Whether one of the three most similar questions of the default bundle is refused.
+        is_doubtful: Whether one of the three most similar questions of the default bundle is refused, or a sentence of
+            a long question looks harmful.
     """
 
     vector: Vectors = field(repr=False)
@@ -39,6 +43,13 @@ class Question:
     def is_readable(self) -> bool:
         """Whether the embedder can read the question. A bundle cannot hold an example with another question."""
         return bool(self.vector.any())
+
+
+def _sentences(query: str) -> Sequence[str]:
+    """Return the sentences of a long text; none of a short one."""
+    if len(query) < _MIN_LENGTH:
+        return []
+    return [one for one in _SENTENCE_END.split(query) if len(one) >= _MIN_SENTENCE]
 
 
 class QuestionReader:
@@ -58,7 +69,14 @@ class QuestionReader:
 
     def read(self, queries: Sequence[str]) -> Sequence[Question]:
         """Return what is known about each question. Raises EmbedderError if the embedder fails."""
-        return [self._question(vector) for vector in self._embedder.embed(queries)] if queries else []
+        found = [self._question(vector) for vector in self._embedder.embed(queries)] if queries else []
+        return [self._with_sentences(query, one) for query, one in zip(queries, found, strict=True)]
+
+    def _with_sentences(self, query: str, question: Question) -> Question:
+        """Return a long question as doubtful if one of its sentences looks harmful: the others can hide it."""
+        sentences = [] if question.is_doubtful else _sentences(query)
+        is_hidden = bool(sentences) and any(self._question(one).is_harmful for one in self._embedder.embed(sentences))
+        return replace(question, is_doubtful=question.is_doubtful or is_hidden)
 
     def _question(self, vector: Vectors) -> Question:
         nearest = np.argsort(-(self._vectors @ vector))[:_NEIGHBOURS]
