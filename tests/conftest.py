@@ -53,12 +53,13 @@ def _share_embedders() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Sort the tests, and give slow tests without a timeout a longer one."""
+    """Sort the tests, and give tests that start programs and models, and have no timeout, a longer one."""
     items.sort(key=lambda item: _file(item) not in LONG)
     for item in items:
         if " at 0x" in item.nodeid:
             raise pytest.UsageError(f"{item.nodeid}: this name differs in each process, so the tests cannot be shared.")
-        if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
+        is_slow = any(item.get_closest_marker(name) for name in ("slow", "deploy", "vllm"))
+        if is_slow and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(SLOW_TIMEOUT))
 
 
