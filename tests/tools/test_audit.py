@@ -224,10 +224,10 @@ def test_address_of_another_kind_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "simple", ["https://i/root/simple", "https://i/root/simple/", "https://i/root/", "https://i/root"]
+    "simple", ["https://i/mirror/simple", "https://i/mirror/simple/", "https://i/mirror/", "https://i/mirror"]
 )
 def test_address_of_the_json_interface_is_derived(simple: str) -> None:
-    assert json_address(simple) == "https://i/root/pypi"
+    assert json_address(simple) == "https://i/mirror/pypi"
 
 
 def test_address_without_password_keeps_the_port() -> None:
