@@ -69,7 +69,8 @@ def partition(candidate: Candidate, rng: random.Random) -> Proposal | None:
     because dividing takes seconds.
     """
     examples = tuple(_with_kind(one) for one in candidate.bank.examples)
-    lengths, room = _lengths(candidate), _largest_room(candidate.layout, examples)
+    lengths = _lengths(candidate)
+    room = _largest_room(examples, lengths)
     plans = [
         _Plan(count, tokens, weight, policy, nearest)
         for count, tokens, weight, (policy, nearest) in product(_COUNTS, _ROOMS, _WEIGHTS, _SHOWN)
@@ -92,13 +93,13 @@ def _separate(examples: Sequence[Example], weight: float) -> dict[str, SeparateT
     return {_REFUSAL: SeparateTag(weight)} if has_refusals else {}
 
 
-def _largest_room(layout: str, examples: Sequence[Example]) -> float:
+def _largest_room(examples: Sequence[Example], lengths: TokenLengths) -> float:
     """Return the tokens that a set can show: those of the examples of the smaller kind, less some for a good choice."""
-    free = [one for one in examples if not one.pinned]
-    if len(free) < _FEWEST_EXAMPLES:
+    is_free = np.array([not one.pinned for one in examples], bool)
+    if is_free.sum() < _FEWEST_EXAMPLES:
         return 0.0
-    kinds = ([one for one in free if bool(one.tags) == is_refusal] for is_refusal in (True, False))
-    tokens = (sum(estimated_tokens(render_example(LAYOUTS[layout], one)) for one in kind) for kind in kinds)
+    is_refusal = np.array([bool(one.tags) for one in examples], bool)
+    tokens = [int(lengths.examples[is_free & kind].sum()) for kind in (is_refusal, ~is_refusal)]
     return min((one for one in tokens if one), default=0.0) * _CHOSEN_SHARE
 
 
