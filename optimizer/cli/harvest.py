@@ -10,6 +10,7 @@ from typing import Any, Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from index.store_address import StoreAddress
 from optimizer.cli.review import Review, accept_safe, ask_user, read_review
 from optimizer.core.errors import DataError
 from optimizer.harvest.files import (
@@ -25,7 +26,7 @@ from optimizer.harvest.harvest import CandidateExample
 from optimizer.harvest.run import HarvestResult, HarvestSettings, harvest_export, harvest_store
 from optimizer.harvest.safety import QuestionReader
 from optimizer.harvest.store.reader import StoreQuery
-from optimizer.harvest.store.session import StorePlace, store_place
+from optimizer.harvest.store.session import store_address
 
 STORE_VARIABLE = "DRPO_STORE"
 
@@ -98,22 +99,22 @@ def feedback_of(options: argparse.Namespace) -> StoreQuery:
     return StoreQuery(options.experiment or "", options.since or 0.0, options.metric, options.at_least, options.at_most)
 
 
-def _place(options: argparse.Namespace) -> StorePlace | None:
+def _place(options: argparse.Namespace) -> StoreAddress | None:
     """Return the store; None for an export. An export on the command line takes precedence over DRPO_STORE."""
     if options.export and options.store:
         raise DataError("give --store or EXPORT.JSONL, not both")
     return None if options.export else store_of(options)
 
 
-def store_of(options: argparse.Namespace) -> StorePlace:
+def store_of(options: argparse.Namespace) -> StoreAddress:
     """Return the store that --store or DRPO_STORE names. Raises DataError."""
     store = options.store or os.environ.get(STORE_VARIABLE)
     if not store:
         raise DataError(f"give --store (or set {STORE_VARIABLE}) to the value of --store of drpo-proxy")
-    return store_place(store)
+    return store_address(store)
 
 
-def _source(options: argparse.Namespace, settings: HarvestSettings, place: StorePlace | None) -> Mapping[str, Any]:
+def _source(options: argparse.Namespace, settings: HarvestSettings, place: StoreAddress | None) -> Mapping[str, Any]:
     query = settings.query
     return {
         "place": place.name if place else str(options.export),
@@ -127,7 +128,7 @@ def _source(options: argparse.Namespace, settings: HarvestSettings, place: Store
     }
 
 
-def _harvest(options: argparse.Namespace, settings: HarvestSettings, place: StorePlace | None) -> HarvestResult:
+def _harvest(options: argparse.Namespace, settings: HarvestSettings, place: StoreAddress | None) -> HarvestResult:
     with ProgressBar() as progress:
         return harvest_store(place, settings, progress) if place else harvest_export(options.export, settings, progress)
 

@@ -16,6 +16,7 @@ from index.bundle.bundle import read_bundle
 from index.bundle.differences import differences
 from index.bundle.files import MANIFEST
 from index.bundle.shipped import DEFAULT_BUNDLE, choose_shipped, find_bundle, read_shipped, shipped_names
+from index.store_address import StoreAddress
 from optimizer.cli.harvest import feedback_of, run_harvest, store_of
 from optimizer.cli.run_command import print_error_line, read_run_file, start_or_continue
 from optimizer.core.errors import ConfigError, DataError
@@ -24,7 +25,7 @@ from optimizer.core.run_file import BEGUN, begun_event
 from optimizer.harvest.files import REPORT
 from optimizer.harvest.harvest import TAG
 from optimizer.harvest.store.reader import StoreQuery
-from optimizer.harvest.store.session import StorePlace, read_session
+from optimizer.harvest.store.session import read_session
 from optimizer.improve.experiment_file import ExperimentPlan, experiment_name, experiment_text
 from optimizer.improve.folder import ImproveFolder, write_file, writing
 from optimizer.improve.inputs import POOL, Start, check_start, read_document, write_inputs
@@ -115,7 +116,7 @@ def _current_bundle(location: str, model: str) -> tuple[str, Path]:
     return (location if location in shipped_names() else str(directory.resolve())), directory
 
 
-def _identity(options: argparse.Namespace, place: StorePlace, bundle: Path) -> Mapping[str, Any]:
+def _identity(options: argparse.Namespace, place: StoreAddress, bundle: Path) -> Mapping[str, Any]:
     names = ("experiment", "since", "metric", "at_least", "at_most", "words", "per_user")
     digest = hashlib.sha256((bundle / MANIFEST).read_bytes()).hexdigest()
     return {
@@ -125,7 +126,7 @@ def _identity(options: argparse.Namespace, place: StorePlace, bundle: Path) -> M
     }
 
 
-def _harvest(options: argparse.Namespace, place: StorePlace, query: StoreQuery, folder: ImproveFolder) -> None:
+def _harvest(options: argparse.Namespace, place: StoreAddress, query: StoreQuery, folder: ImproveFolder) -> None:
     """Harvest the store, unless it was, and measure the metric. A finished run no longer needs a review."""
     if not (folder.inputs / RUN_FILE).exists():
         print_error_line("Step 1 of 4: harvest")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from index.store_address import StoreAddress
 from index.types import Example
 from optimizer.core.errors import DataError
 from optimizer.harvest.collect import Collected, collect
@@ -24,7 +25,7 @@ from optimizer.harvest.store.reader import (
     metric_summaries,
     read_exchanges,
 )
-from optimizer.harvest.store.session import StorePlace, read_session
+from optimizer.harvest.store.session import read_session
 
 
 class Progress(Protocol):
@@ -78,7 +79,7 @@ class HarvestResult:
         return tuple(one.example for one in self.harvest.examples if not one.cautions)
 
 
-def harvest_store(place: StorePlace, settings: HarvestSettings, progress: Progress) -> HarvestResult:
+def harvest_store(place: StoreAddress, settings: HarvestSettings, progress: Progress) -> HarvestResult:
     """Harvest a store. Nothing is written.
 
     Raises:

@@ -3,11 +3,12 @@
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol, cast
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
+from index.errors import UsageError
+from index.store_address import StoreAddress, parse_store_address
 from optimizer.core.errors import DataError
 
 try:
@@ -32,52 +33,16 @@ class ReadSession(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class StorePlace:
-    """The place of a store.
-
-    Attributes:
-        name: The place without user and password, for messages.
-        path: The SQLite file. None for PostgreSQL.
-        url: The URL of the PostgreSQL database; empty for SQLite.
-    """
-
-    name: str
-    path: Path | None = None
-    url: str = ""
-
-
-def store_place(text: str) -> StorePlace:
-    """Parse sqlite:PATH or postgresql://[USER@]HOST[:PORT]/DATABASE.
-
-    Raises:
-        DataError: The text has neither of these forms. The message does not repeat it, because it may hold a password.
-    """
-    kind, _, rest = text.partition(":")
-    if kind == "sqlite" and rest:
-        path = Path(rest).expanduser()
-        return StorePlace(f"sqlite:{path}", path)
-    if kind in {"postgresql", "postgres"} and rest.startswith("//"):
-        return _postgresql_place(text)
-    raise DataError("--store: expected sqlite:PATH or postgresql://[USER@]HOST[:PORT]/DATABASE")
-
-
-def _postgresql_place(url: str) -> StorePlace:
-    """Parse a URL. An "@" after the host shows that the password has a character by which it was taken for the host."""
+def store_address(text: str) -> StoreAddress:
+    """Parse the value of --store. Raises DataError for a text that is no address of a store."""
     try:
-        parts = urlsplit(url)
-        is_whole = parts.port != 0 and "@" not in parts.path + parts.fragment + parts.query.partition("=")[0]
-    except ValueError:
-        is_whole = False
-    if not is_whole:
-        raise DataError(
-            "--store: expected a URL whose user and password have %2F for /, %3F for ?, %23 for #, %40 for @"
-        )
-    return StorePlace(f"postgresql://{parts.netloc.rpartition('@')[2]}{parts.path}", url=url)
+        return parse_store_address(text)
+    except UsageError as error:
+        raise DataError(str(error)) from None
 
 
 @contextmanager
-def read_session(place: StorePlace) -> Iterator[ReadSession]:
+def read_session(place: StoreAddress) -> Iterator[ReadSession]:
     """Connect to a store and begin to read one state of it.
 
     Raises:
@@ -133,7 +98,7 @@ class _PostgresqlSession:
 
 
 @contextmanager
-def _postgresql(place: StorePlace) -> Iterator[ReadSession]:
+def _postgresql(place: StoreAddress) -> Iterator[ReadSession]:
     if psycopg is None:
         raise DataError("--store: PostgreSQL needs a driver. Run: pip install 'drpo-proxy[postgresql]'")
     try:

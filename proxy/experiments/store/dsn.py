@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, Protocol, Self
-from urllib.parse import urlsplit
 
+from index.errors import UsageError
+from index.store_address import parse_store_address
 from proxy.core.errors import StartupError
 from proxy.experiments.store import sqlite
 
@@ -75,25 +75,12 @@ def dsn_of(store: str) -> StoreDsn:
     Raises:
         StartupError: The value is in neither of these forms. The message does not contain a password.
     """
-    kind, _, path = store.partition(":")
-    if kind == "sqlite" and path:
-        file = Path(path).expanduser()
-        return StoreDsn(f"sqlite:{file}", partial(sqlite.SqliteSession, file), sqlite.TYPES)
-    if kind in {"postgresql", "postgres"} and path.startswith("//"):
-        from proxy.experiments.store import postgresql  # imported only if needed: the driver takes 10 MB of memory
-
-        name = _postgresql_name(store)
-        return StoreDsn(name, partial(postgresql.PostgresqlSession, store), postgresql.TYPES)
-    raise StartupError("--store: expected sqlite:PATH or postgresql://[USER@]HOST[:PORT]/DATABASE.")
-
-
-def _postgresql_name(store: str) -> str:
-    """Return a URL without user and password. An "@" after the host shows that it is part of a password."""
     try:
-        url = urlsplit(store)
-        is_whole = url.port != 0 and "@" not in url.path + url.fragment + url.query.partition("=")[0]
-    except ValueError:
-        is_whole = False
-    if not is_whole:
-        raise StartupError("--store: in user and password, write %2F for /, %3F for ?, %23 for #, and %40 for @.")
-    return f"postgresql://{url.netloc.rpartition('@')[2]}{url.path}"
+        address = parse_store_address(store)
+    except UsageError as error:
+        raise StartupError(f"{error}.") from None
+    if address.path is not None:
+        return StoreDsn(address.name, partial(sqlite.SqliteSession, address.path), sqlite.TYPES)
+    from proxy.experiments.store import postgresql  # imported only if needed: the driver takes 10 MB of memory
+
+    return StoreDsn(address.name, partial(postgresql.PostgresqlSession, address.url), postgresql.TYPES)

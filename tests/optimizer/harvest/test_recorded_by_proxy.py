@@ -6,7 +6,7 @@ from typing import Any
 
 from optimizer.data.preferences import JUDGED, REGENERATED
 from optimizer.harvest.run import HarvestSettings, harvest_store
-from optimizer.harvest.store.session import store_place
+from optimizer.harvest.store.session import store_address
 from tests.faults.scripted import Received, Reply, completion_events
 from tests.proxy.experiments.test_shadow_judge import judging, until
 
@@ -59,7 +59,7 @@ async def test_texts_votes_and_verdicts_that_the_proxy_recorded_are_harvested(tm
         await one.proxy.post("/v1/responses", {"model": "scripted", "input": "What is snow?"})
         await until(one, "judged", 4)
     result = await asyncio.to_thread(
-        harvest_store, store_place(f"sqlite:{tmp_path}/s.sqlite3"), HarvestSettings(), Silent()
+        harvest_store, store_address(f"sqlite:{tmp_path}/s.sqlite3"), HarvestSettings(), Silent()
     )
     assert (result.read["requests"], result.read["with_text"]) == (5, 5)
     assert [one.example.query for one in result.harvest.examples][:1] == ["Why is the sky blue?"]

@@ -25,7 +25,7 @@ from optimizer.harvest.store.reader import (
     metric_summaries,
     read_exchanges,
 )
-from optimizer.harvest.store.session import read_session, store_place
+from optimizer.harvest.store.session import read_session, store_address
 from proxy.experiments.store.dsn import StoreDsn, dsn_of
 from tests.optimizer.harvest.recorded import Recording, turns
 
@@ -39,7 +39,7 @@ def place_of(dsn: StoreDsn) -> str:
 
 def read(dsn: StoreDsn, per_user: int = 50, **query: Any) -> tuple[Collected, ReadCounts]:
     counts = ReadCounts.none()
-    with read_session(store_place(place_of(dsn))) as session:
+    with read_session(store_address(place_of(dsn))) as session:
         check_store(session)
         found = collect(read_exchanges(session, StoreQuery(**query), counts), per_user, lambda: None)
     return found, counts
@@ -185,7 +185,7 @@ def test_experiment_and_date_choose_the_requests_and_a_request_of_two_experiment
         found, counts = read(dsn, **query)
         assert counts.requests == expected
         assert sum(one.likes for one in found.liked) == expected
-    with read_session(store_place(place_of(dsn))) as session:
+    with read_session(store_address(place_of(dsn))) as session:
         assert count_exposures(session, StoreQuery()) == 4
         assert [(one.name, one.ratings, one.highest) for one in metric_summaries(session)] == [("thumbs_up", 3, 1.0)]
 
@@ -243,19 +243,19 @@ def test_memory_is_bounded_by_dropping_the_answers_with_the_fewest_votes() -> No
 @pytest.mark.parametrize("place", ["", "sqlite:", "mysql://u:secret@h/d", "secret"])
 def test_wrong_place_is_an_error_without_the_password(place: str) -> None:
     with pytest.raises(DataError, match="expected sqlite:PATH") as caught:
-        store_place(place)
+        store_address(place)
     assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize("rest", ["7secret/w@h/d", "7secret?w@h/d", "7secret#w@h/d", "12/secret@h/d", "x@[::1/d"])
 def test_password_with_a_character_of_urls_is_not_taken_for_the_host(rest: str) -> None:
     with pytest.raises(DataError, match="%2F for /") as caught:
-        store_place(f"postgresql://u:{rest}")
+        store_address(f"postgresql://u:{rest}")
     assert "secret" not in str(caught.value)
 
 
 def test_url_with_a_percent_encoded_password_and_parameters_is_a_place() -> None:
-    assert store_place("postgresql://u:s%2Fs@h:1/d?options=a@b").name == "postgresql://h:1/d"
+    assert store_address("postgresql://u:s%2Fs@h:1/d?options=a@b").name == "postgresql://h:1/d"
 
 
 def test_very_much_feedback_on_one_request_does_not_fill_the_memory(tmp_path: Path) -> None:
@@ -283,7 +283,7 @@ def test_store_whose_format_is_no_bytes_is_an_error(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "s.sqlite3") as connection:
         connection.execute("UPDATE about SET value = '2' WHERE name = 'format'")
     connection.close()
-    with pytest.raises(DataError, match="format"), read_session(store_place(f"sqlite:{tmp_path}/s.sqlite3")) as one:
+    with pytest.raises(DataError, match="format"), read_session(store_address(f"sqlite:{tmp_path}/s.sqlite3")) as one:
         check_store(one)
 
 
@@ -300,16 +300,22 @@ def test_text_that_is_not_utf_8_is_read_and_is_in_no_error(tmp_path: Path) -> No
 
 
 def test_place_without_a_store_is_an_error_and_nothing_is_created(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no such file"), read_session(store_place(f"sqlite:{tmp_path}/none")):
+    with pytest.raises(DataError, match="no such file"), read_session(store_address(f"sqlite:{tmp_path}/none")):
         pass
     assert not list(tmp_path.iterdir())
     sqlite3.connect(tmp_path / "empty").close()
-    with pytest.raises(DataError, match="holds no store"), read_session(store_place(f"sqlite:{tmp_path}/empty")) as one:
+    with (
+        pytest.raises(DataError, match="holds no store"),
+        read_session(store_address(f"sqlite:{tmp_path}/empty")) as one,
+    ):
         check_store(one)
     (tmp_path / "text").write_text("no database " * 100)
-    with pytest.raises(DataError, match="cannot be read"), read_session(store_place(f"sqlite:{tmp_path}/text")) as one:
+    with (
+        pytest.raises(DataError, match="cannot be read"),
+        read_session(store_address(f"sqlite:{tmp_path}/text")) as one,
+    ):
         check_store(one)
     with pytest.raises(DataError, match="cannot be read") as caught:
-        with read_session(store_place("postgresql://ann:secret@127.0.0.1:1/none")):
+        with read_session(store_address("postgresql://ann:secret@127.0.0.1:1/none")):
             pass
     assert "secret" not in str(caught.value)

@@ -13,7 +13,7 @@ from optimizer.core.errors import DataError
 from optimizer.data.dataset import Row
 from optimizer.data.preferences import RATED, PreferencePair, Preferences
 from optimizer.harvest.store.reader import StoreQuery
-from optimizer.harvest.store.session import read_session, store_place
+from optimizer.harvest.store.session import read_session, store_address
 from optimizer.improve.experiment_file import ExperimentPlan, experiment_name, experiment_text
 from optimizer.improve.planned_size import MetricFeedback, planned_units, planned_variance, read_metric
 from optimizer.improve.rows import divide, part_of
@@ -81,7 +81,7 @@ def test_variance_is_that_between_the_means_of_users(dsn: StoreDsn) -> None:
     again = recording.add("fay", "Rated by both ids?", "Yes.", vote=1.0)
     recording.rate(again.replace("r", "c"), 1.0)
     recording.write(dsn)
-    with read_session(store_place(place_of(dsn))) as session:
+    with read_session(store_address(place_of(dsn))) as session:
         found = read_metric(session, StoreQuery(experiment="tone"))
         assert read_metric(session, StoreQuery(metric="stars")) == MetricFeedback(0, 0.0, 0.0)
     means = [2 / 3, 0.0, 1.0, 1.0]

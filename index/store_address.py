@@ -1,0 +1,52 @@
+"""Parses the address of the store of experiments, which the proxy writes and the optimizer reads.
+
+This module does not open the store.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from index.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class StoreAddress:
+    """The address of a store.
+
+    Attributes:
+        name: The address without user and password, for messages.
+        path: The SQLite file. None for PostgreSQL.
+        url: The URL of the PostgreSQL database; empty for SQLite.
+    """
+
+    name: str
+    path: Path | None = None
+    url: str = ""
+
+
+def parse_store_address(text: str) -> StoreAddress:
+    """Parse sqlite:PATH or postgresql://[USER@]HOST[:PORT]/DATABASE.
+
+    Raises:
+        UsageError: The text has neither of these forms. The message does not repeat it, because it may hold a password.
+    """
+    kind, _, rest = text.partition(":")
+    if kind == "sqlite" and rest:
+        path = Path(rest).expanduser()
+        return StoreAddress(f"sqlite:{path}", path)
+    if kind in {"postgresql", "postgres"} and rest.startswith("//"):
+        return _postgresql_address(text)
+    raise UsageError("--store: expected sqlite:PATH or postgresql://[USER@]HOST[:PORT]/DATABASE")
+
+
+def _postgresql_address(text: str) -> StoreAddress:
+    """Parse a URL. An "@" after the host shows that the password has a character by which it was taken for the host."""
+    try:
+        url = urlsplit(text)
+        is_whole = url.port != 0 and "@" not in url.path + url.fragment + url.query.partition("=")[0]
+    except ValueError:
+        is_whole = False
+    if not is_whole:
+        raise UsageError("--store: in user and password, write %2F for /, %3F for ?, %23 for #, and %40 for @")
+    return StoreAddress(f"postgresql://{url.netloc.rpartition('@')[2]}{url.path}", url=text)
