@@ -18,7 +18,7 @@ def test_layers_in_the_architecture_page_are_those_of_the_import_contracts() -> 
     assert subprocess.run(command, cwd=ROOT, check=False).returncode == 0, "run `python tools/architecture_page.py`"
 
 
-@pytest.mark.parametrize("page", sorted(DOCS.glob("*.md")), ids=lambda page: page.name)
+@pytest.mark.parametrize("page", sorted(DOCS.rglob("*.md")), ids=lambda page: page.name)
 def test_names_that_a_page_links_are_defined_in_the_linked_file(page: Path) -> None:
     missing = [
         f"{name} in {target}"

@@ -1,4 +1,4 @@
-"""Tests of the pages: docs/serving.md lists the flags of the command, links lead to files, and commands succeed.
+"""Tests of the pages: docs/flags.md lists the flags of the command, links lead to files, and commands succeed.
 
 `python -m tests.test_readme` writes the list of flags. Commands run with a real proxy and the real embedded model
 (tests/pages.py).
@@ -15,9 +15,10 @@ from tests.pages import MARKS, blocks, follow
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
-FLAGS = ROOT / "docs" / "serving.md"
-PAGES = (*sorted((ROOT / "examples").glob("*/README.md")), ROOT / "deploy" / "README.md")
+FLAGS = ROOT / "docs" / "flags.md"
+PAGES = (*sorted((ROOT / "examples").glob("*/README.md")), ROOT / "docs" / "deploying.md")
 TOP = ("deploy", "docs", "examples", "index", "optimizer", "proxy", "tests")
+_FENCED = re.compile(r"^(```|~~~).*?^\1", re.MULTILINE | re.DOTALL)
 BEGIN, END = "<!-- flags: begin -->\n", "<!-- flags: end -->"
 
 
@@ -78,15 +79,47 @@ def test_runs_of_the_examples_have_allowed_settings(file: Path) -> None:
     assert read_config(file).models["task"].model
 
 
+def _pages() -> list[Path]:
+    return [*ROOT.glob("*.md"), *(page for top in TOP for page in (ROOT / top).rglob("*.md"))]
+
+
+def _links(page: Path) -> list[tuple[Path, str]]:
+    """The targets of the links of a page: a file and an anchor, which may be empty."""
+    targets = re.findall(r"\]\(([^)\s]+)", _FENCED.sub("", page.read_text(encoding="utf-8")))
+    parts = [target.partition("#") for target in targets if "://" not in target]
+    return [((page.parent / path) if path else page, anchor) for path, _, anchor in parts]
+
+
+def _anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as code-hosting pages and the site make them from the words."""
+    text = _FENCED.sub("", page.read_text(encoding="utf-8"))
+    seen: dict[str, int] = {}
+    anchors = set()
+    for heading in re.findall(r"^#+ (.+)$", text, re.MULTILINE):
+        words = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading).strip().lower()
+        anchor = re.sub(r"[^\w\- ]", "", words).replace(" ", "-")
+        anchors.add(f"{anchor}-{seen[anchor]}" if anchor in seen else anchor)
+        seen[anchor] = seen.get(anchor, 0) + 1
+    return anchors
+
+
 def test_every_link_of_a_page_leads_to_a_file() -> None:
-    pages = [*ROOT.glob("*.md"), *(page for top in TOP for page in (ROOT / top).rglob("*.md"))]
+    broken = [f"{page.relative_to(ROOT)}: {file}" for page in _pages() for file, _ in _links(page) if not file.exists()]
+    assert broken == []
+
+
+def test_every_anchor_of_a_link_is_a_heading_of_the_page() -> None:
     broken = [
-        f"{page.relative_to(ROOT)}: {target}"
-        for page in pages
-        for target in re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8"))
-        if "://" not in target and not (page.parent / target).exists()
+        f"{page.relative_to(ROOT)}: {file.name}#{anchor}"
+        for page in _pages()
+        for file, anchor in _links(page)
+        if anchor and file.suffix == ".md" and anchor not in _anchors(file)
     ]
     assert broken == []
+
+
+def test_anchors_are_made_from_the_words_of_headings() -> None:
+    assert _anchors(ROOT / "docs" / "run-toml.md") >= {"the-keys-of-runtoml", "searchwriter-exampleswriter", "bundle"}
 
 
 if __name__ == "__main__":

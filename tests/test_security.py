@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.mark.parametrize("page", ["deploy/SECURITY.md", "tests/faults/README.md"])
+@pytest.mark.parametrize("page", ["docs/security.md", "tests/faults/README.md"])
 def test_every_test_named_on_a_page_exists(page: str) -> None:
     named = set(re.findall(r"`(test_\w+)`", (ROOT / page).read_text(encoding="utf-8")))
     sources = [path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py")]

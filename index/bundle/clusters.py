@@ -135,7 +135,7 @@ def choose_probes(vectors: Vectors, clusters: Clusters) -> int:
 
     The result is at least a twentieth of all clusters, because the sample can give too small a number. In a bank of
     paraphrases, a row's neighbours are in the one or two clusters nearest to the row, but the neighbours of a user's
-    query are spread over more clusters (tests/bench/README.md has measurements).
+    query are spread over more clusters (docs/benchmarks/retrieval.md has measurements).
     """
     sample = np.random.default_rng(_SEED).choice(len(vectors), min(_MAX_SAMPLED_QUERIES, len(vectors)), replace=False)
     queries = np.ascontiguousarray(vectors[sample])

@@ -28,7 +28,7 @@ A run.toml with its required keys:
   name = "mine"
 
 More: [models.optimizer] and [models.judge] (rewrite prompts, score answers), [search] (recipe = "raced" or "drpo",
-beam, actions, depth, ...), [examples], [tune], [budget] (calls, tokens, money, minutes). docs/optimizing.md explains.
+beam, actions, depth, ...), [examples], [tune], [budget] (calls, tokens, money, minutes). docs/run-toml.md explains.
 """
 
 _SHIP = """\
@@ -58,7 +58,7 @@ POST /v1/feedback. The store is only read.
 DIR holds report.txt (what was taken, what was not and why), candidates.jsonl, examples.jsonl (what you accepted; for
 drpo-index build --examples), rows.jsonl and preferences.jsonl (for [data] of run.toml: train, preferences). Ctrl-C or q
 ends the review; the same command continues it. --yes leaves the candidates undecided in which private data was
-replaced, and those near harmful questions. Rules find patterns of private data, not every name: docs/improving.md says
+replaced, and those near harmful questions. Rules find patterns of private data, not every name: docs/harvest.md says
 what they find.
 """
 

@@ -164,7 +164,7 @@ def describe_form(context: RunContext, role: str) -> Finding | None:
     message = "the server accepts another form of requests. A run finds it too, or add these lines to run.toml:"
     advice = "\n".join((f"[models.{role}.request]", *_toml_lines(form)))
     if role == TASK:
-        advice += "\n# drpo-proxy sends the bundle's sampling and the system role as they are: see docs/optimizing.md"
+        advice += "\n# drpo-proxy sends the bundle's sampling and the system role as they are: see docs/run-toml.md"
     return Finding(f"models.{role}.request", True, message, advice)
 
 
@@ -193,7 +193,7 @@ def _advice(error: DrpoError, role: str) -> str:
     if isinstance(error, UnparsableReplyError):
         return (
             f"Set reply_format or max_tokens in [models.{role}.request], or use a more capable model "
-            "(docs/optimizing.md, Servers that accept less)."
+            "(docs/run-toml.md, Servers that accept less)."
         )
     if not isinstance(error, RefusedRequestError):
         return ""
@@ -201,7 +201,7 @@ def _advice(error: DrpoError, role: str) -> str:
         return "Serve the model with a longer context, or shorten the row. A run leaves out a few such rows."
     if error.status in _KEY_REFUSED:
         return f"Check the key in the environment variable that api_key_env of {table} names."
-    return f"Check base_url and model in {table}. [models.{role}.request] changes what is sent (docs/optimizing.md)."
+    return f"Check base_url and model in {table}. [models.{role}.request] changes what is sent (docs/run-toml.md)."
 
 
 def _toml_lines(form: RequestForm) -> list[str]:

@@ -35,7 +35,7 @@ MORE_ROWS: Final = (
 )
 ADVICE: Final = (
     'Name a more capable model in [models.judge], or use the rewards "rules" and "reference" in place of the judge '
-    '(docs/optimizing.md, section "Whether the judge can be trusted").'
+    '(docs/rewards.md, section "Whether the judge can be trusted").'
 )
 
 

@@ -4,7 +4,7 @@ llhttp (httptools) parses replies in its strict mode. A reply that gives its len
 chunk, is therefore an error.
 
 The proxy has its own HTTP client, because the client of aiohttp took about a third of the CPU time of a request
-(tests/bench/README.md: 527 µs with aiohttp's client, 359 µs without it). The module does not depend on the pool, on
+(docs/benchmarks/proxy.md: 527 µs with aiohttp's client, 359 µs without it). The module does not depend on the pool, on
 retries or on models.
 """
 

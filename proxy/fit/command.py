@@ -34,7 +34,7 @@ Does this bundle help this model? Asks 120 questions with and without the bundle
 
 Each question is served in several ways: raw, raw with the bundle's sampling (raw-matched), and with each bundle.
 The tables show how the answers end, repeat, refuse and leak markers, and what the bundle costs. The last line says
-in one sentence: helps, little headroom, harms, or cannot tell. docs/serving.md has the rule.
+in one sentence: helps, little headroom, harms, or cannot tell. docs/fit.md has the rule.
 Ctrl-C ends the run and shows the result so far.
 """
 _EXIT_STATUSES: Final = """\
@@ -129,9 +129,7 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="ARM",
         help="what bundles are compared with: raw, raw-matched, `default` or another bundle [raw]",
     )
-    parser.add_argument(
-        "--questions", default="", metavar="FILE", help="questions of your own (docs/serving.md) [ours]"
-    )
+    parser.add_argument("--questions", default="", metavar="FILE", help="questions of your own (docs/fit.md) [ours]")
     parser.add_argument("--limit", type=int, metavar="N", help="ask only N questions, of all kinds in proportion [all]")
     parser.add_argument(
         "--concurrency", type=int, default=_DEFAULT_CONCURRENCY, metavar="N", help="questions asked at once [4]"

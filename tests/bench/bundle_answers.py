@@ -1,4 +1,4 @@
-"""Compares the answers that bundles lead to, in English and in 12 languages: tables of docs/bundles.md.
+"""Compares the answers that bundles lead to, in English and in 12 languages: docs/benchmarks.md.
 
     python -m tests.bench.bundle_answers --bundle before=DIR --bundle now=default
     ... --only languages --sample 60            prints 60 answers, to be read

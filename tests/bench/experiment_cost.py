@@ -1,4 +1,4 @@
-"""Measures the CPU time that an experiment adds to a request, and the feedback rate: figures of tests/bench/README.md.
+"""Measures the CPU time that an experiment adds to a request, and the feedback rate: docs/benchmarks.md.
 
     python -m tests.bench.experiment_cost [--seconds 3] [--repeats 5]
 

@@ -1,4 +1,4 @@
-"""Measures how often the verdict of an experiment is right when it is read repeatedly: tables of tests/bench/README.md.
+"""Measures how often the verdict of an experiment is right when it is read repeatedly: docs/benchmarks.md.
 
 The simulated experiments are read after every 50 units. In A/A runs both arms are equal. The table shows how often each
 kind of test finds a difference in at least one look. In A/B runs the arms differ. The planned size is the one at which

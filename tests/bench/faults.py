@@ -1,4 +1,4 @@
-"""Measures how soon each fault is answered and how long a body blocks the event loop: table of tests/bench/README.md.
+"""Measures how soon each fault is answered and how long a body blocks the event loop: docs/benchmarks.md.
 
     python -m tests.bench.faults            20 measurements of each fault
     python -m tests.bench.faults --runs 50  50 of each

@@ -1,4 +1,4 @@
-"""Runs two experiments on the embedded model and prints whether a winner is found: reports of deploy/EXPERIMENTS.md.
+"""Runs two experiments on the embedded model and prints whether a winner is found: reports of docs/experiments.md.
 
     python -m tests.bench.live_experiment --queries references.jsonl --folder DIR [--count 300]
 

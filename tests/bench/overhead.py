@@ -1,4 +1,4 @@
-"""Measures the CPU time, latency and memory that a proxy adds to requests and streams: tables of tests/bench/README.md.
+"""Measures the CPU time, latency and memory that a proxy adds to requests and streams: docs/benchmarks.md.
 
     python -m tests.bench.overhead                        all tables (half an hour)
     python -m tests.bench.overhead --only drpo-proxy --only "bare aiohttp relay"

@@ -1,4 +1,4 @@
-"""Measures refusals and the similarity of answers to GPT-4's under each policy for examples: table of docs/bundles.md.
+"""Measures refusals and the similarity of answers to GPT-4's under each policy for examples: docs/benchmarks.md.
 
     python -m tests.bench.policy_answers                 the 3 nearest examples, and the bundle's own sets
     ... --policy "3 nearest" --policy "1 nearest"        other policies: tests/bench/policies/spec.py

@@ -1,4 +1,4 @@
-"""Measures how many tokens of the injected prompt vLLM computes again for each request, by policy: docs/bundles.md.
+"""Measures how many tokens of the injected prompt vLLM computes again for each request, by policy: docs/benchmarks.md.
 
     python -m tests.bench.prefix                     simulation: every policy, blocks of 128, 32 and 16 tokens
     python -m tests.bench.prefix --real --block 32   also the counters of a real vLLM (CPU) for the same requests

@@ -1,4 +1,4 @@
-"""Measures whether a question in a long text decides what is retrieved: table of docs/bundles.md.
+"""Measures whether a question in a long text decides what is retrieved: table of docs/retrieval.md.
 
     python -m tests.bench.query_length         prints the table
 

@@ -1,4 +1,4 @@
-"""Measures how many judgements racing needs to find the best candidate: table of tests/bench/README.md.
+"""Measures how many judgements racing needs to find the best candidate: docs/benchmarks.md.
 
     python -m tests.bench.race               prints the table and a plot
     python -m tests.bench.race --draws 2000  more draws

@@ -1,4 +1,4 @@
-"""Measures how many harmful questions are refused in requests with fewer examples: table of docs/serving.md.
+"""Measures how many harmful questions are refused in requests with fewer examples: table of docs/fewer-examples.md.
 
     python -m tests.bench.refusals_when_reduced                    this checkout
     ... --against DIR                                              and another checkout, for example without a change

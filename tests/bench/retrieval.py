@@ -1,4 +1,4 @@
-"""Measures the time, recall and memory of a search by size of the bank: table of tests/bench/README.md.
+"""Measures the time, recall and memory of a search by size of the bank: docs/benchmarks.md.
 
     python -m tests.bench.retrieval                      the table, then the delay of the event loop
     python -m tests.bench.retrieval --sizes 64 1000      some sizes

@@ -1,4 +1,4 @@
-"""Measures how well an optimization run uses a slow judge, by level of the search: table of tests/bench/README.md.
+"""Measures how well an optimization run uses a slow judge, by level of the search: docs/benchmarks.md.
 
     python -m tests.bench.throughput            prints the table
 

@@ -1,4 +1,4 @@
-"""Computes the tables of deploy/SCALING.md from the measured figures in tests/bench/README.md.
+"""Computes the tables of docs/scaling.md from the measured figures in docs/benchmarks/proxy.md.
 
 `python -m tests.deploy.scaling` writes the tables into the page. No GPU was measured, so the second table has one row
 for each speed of a GPU.
@@ -10,10 +10,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from tests.deploy.parts import DEPLOY, ROOT
+from tests.deploy.parts import ROOT
 
-PAGE: Final = DEPLOY / "SCALING.md"
-BENCH: Final = ROOT / "tests" / "bench" / "README.md"
+PAGE: Final = ROOT / "docs" / "scaling.md"
+BENCH: Final = ROOT / "docs" / "benchmarks" / "proxy.md"
 BEGIN, END = "<!-- computed: begin -->\n", "<!-- computed: end -->\n"
 SPEEDS: Final = (500, 1_000, 2_500, 5_000, 10_000)  # tokens per second that one GPU generates, all its streams together
 ANSWER: Final = 200  # tokens
@@ -69,13 +69,13 @@ def _cell(text: str, row: str, column: str) -> float | None:
 
 def _needed(text: str, row: str, column: str) -> float:
     found = _cell(text, row, column)
-    assert found is not None, f"tests/bench/README.md has no table with a row {row!r} and a column {column!r}"
+    assert found is not None, f"docs/benchmarks/proxy.md has no table with a row {row!r} and a column {column!r}"
     return found
 
 
 def _number(cell: str) -> float:
     found = re.match(r"([\d,.]+)", cell)
-    assert found, f"no number in {cell!r}: has the table of tests/bench/README.md another form now?"
+    assert found, f"no number in {cell!r}: has the table of docs/benchmarks/proxy.md another form now?"
     return float(found[1].replace(",", ""))
 
 

@@ -29,7 +29,7 @@ SETTINGS: Final = {
     "ENABLE_FORWARD_USER_INFO_HEADERS": "true",
     "DEFAULT_MODEL_METADATA": '{"capabilities": {"builtin_tools": false}}',
 }
-"""The settings that docs/serving.md recommends."""
+"""The settings that docs/clients.md recommends."""
 _OFFLINE: Final = {
     "OFFLINE_MODE": "true",
     "RAG_EMBEDDING_ENGINE": "openai",  # otherwise it looks for an embedding model at its start

@@ -1,1 +1,1 @@
-"""Compares prompt optimizers at equal cost: table of tests/bench/README.md. `__main__` says how."""
+"""Compares prompt optimizers at equal cost: docs/benchmarks.md. `__main__` says how."""

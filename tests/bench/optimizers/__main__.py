@@ -1,4 +1,4 @@
-"""Compares prompt optimizers at equal cost: table of tests/bench/README.md.
+"""Compares prompt optimizers at equal cost: docs/benchmarks.md.
 
     python -m tests.bench.optimizers                          all runs, then the table
     ... --seeds 1 --budgets 200                               fewer runs

@@ -98,7 +98,7 @@ def _read_prompts(path: Path) -> Mapping[str, str]:
 
 
 def partition_spec(count: int, tokens: int) -> PartitionSpec:
-    """Return how sets are made: as the twelve sets of 544 of docs/bundles.md, not as those of the default bundle.
+    """Return how sets are made: as the twelve sets of 544 of docs/benchmarks.md, not as those of the default bundle.
 
     If there are fewer than four sets, there are fewer separate tags.
     """

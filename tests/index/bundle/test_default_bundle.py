@@ -102,7 +102,7 @@ def test_default_bundle_loads_and_describes_itself() -> None:
 
 
 def test_no_set_mixes_kinds_and_every_unpinned_example_is_a_member(examples: Sequence[Example]) -> None:
-    # Refusals beside harmless questions cost this model a third of its balanced accuracy (docs/bundles.md).
+    # Refusals beside harmless questions cost this model a third of its balanced accuracy (docs/example-sets.md).
     sets = parse_sets((default_bundle_directory() / "sets.json").read_bytes(), examples, "sets.json")
     tags = {example.id: example.tags for example in examples}
     for one in sets:

@@ -105,7 +105,7 @@ def with_times(costs: Costs) -> Costs:
 
 
 async def test_judge_that_is_content_makes_a_run_cheaper(tmp_path: Path) -> None:
-    """In a real run with such a judge (docs/optimizing.md), the estimate said 131 calls instead of 81."""
+    """In a real run with such a judge (docs/benchmarks/optimizer.md), the estimate said 131 calls instead of 81."""
     tables: dict[str, Mapping[str, Any]] = {
         **LEFT_TO_THE_PRESET,
         "data": {"seeds": "seeds.jsonl", "sealed": None},

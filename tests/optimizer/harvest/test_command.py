@@ -369,5 +369,5 @@ def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["harvest", "--help"])
     shown = capsys.readouterr().out
-    for word in ("--log-content", "/v1/feedback", "preferences.jsonl", "DRPO_STORE", "docs/improving.md"):
+    for word in ("--log-content", "/v1/feedback", "preferences.jsonl", "DRPO_STORE", "docs/harvest.md"):
         assert word in shown

@@ -126,7 +126,7 @@ def test_embedder_of_rewards_is_read_from_the_run_file(tmp_path: Path) -> None:
 
 
 def test_every_reward_is_in_the_documentation() -> None:
-    page = (ROOT / "docs" / "optimizing.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "rewards.md").read_text(encoding="utf-8")
     assert all(f"| `{name}` |" in page for name in REWARD_KINDS)
 
 
