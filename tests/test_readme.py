@@ -118,6 +118,22 @@ def test_every_anchor_of_a_link_is_a_heading_of_the_page() -> None:
     assert broken == []
 
 
+def test_measured_figures_of_the_readme_are_those_of_the_benchmark_pages() -> None:
+    section = README.read_text(encoding="utf-8").partition("\n## What was measured\n")[2].partition("\n## ")[0]
+    rows = [line.split("|")[2:4] for line in re.findall(r"^\|.*$", section, re.MULTILINE)[2:]]
+    figures = {figure for row in rows for cell in row for figure in re.findall(r"\d[\d.,]*(?: \[.*?\])?", cell)} - {"0"}
+    measured = "\n".join(page.read_text(encoding="utf-8") for page in (ROOT / "docs" / "benchmarks").glob("*.md"))
+    assert len(figures) > 5
+    assert [figure for figure in sorted(figures) if figure not in measured] == []
+
+
+def test_readme_is_short() -> None:
+    text = _FENCED.sub("", README.read_text(encoding="utf-8"))
+    paragraphs = [part.splitlines() for part in re.split(r"\n(?=\n|- )", text) if not part.strip().startswith("|")]
+    assert len(README.read_text(encoding="utf-8").splitlines()) <= 200
+    assert [lines for lines in paragraphs if len([line for line in lines if line]) > 5] == []
+
+
 def test_anchors_are_made_from_the_words_of_headings() -> None:
     assert _anchors(ROOT / "docs" / "run-toml.md") >= {"the-keys-of-runtoml", "searchwriter-exampleswriter", "bundle"}
 
