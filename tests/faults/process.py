@@ -50,7 +50,7 @@ class Command:
             async with session.get(self.url.removesuffix("/v1") + path) as response:
                 return response.status, await response.text()
 
-    async def logged(self, what: str, within: float = 20.0) -> str:
+    async def logged(self, what: str, within: float = 60.0) -> str:
         """Wait for a log line that contains `what`, and return it."""
         async with asyncio.timeout(within):
             while True:
@@ -63,7 +63,7 @@ class Command:
         """Return the process ids of its workers."""
         return children(self.process.pid)
 
-    async def ended(self, within: float = 20.0) -> int:
+    async def ended(self, within: float = 60.0) -> int:
         async with asyncio.timeout(within):
             return await self.process.wait()
 
@@ -86,11 +86,11 @@ async def command(*arguments: str) -> AsyncIterator[Command]:
         if process.returncode is None:
             children = running.workers()
             process.kill()
-        await process.wait()
-        await reading
-        for pid in children:
+        for pid in children:  # a worker that drains would keep standard error open, and so the wait would not end
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+        await process.wait()
+        await reading
 
 
 async def _announcement(process: Process, log: list[str]) -> dict[str, str]:
