@@ -119,7 +119,7 @@ def press(gateway: Gateway, cell: Cell, connections: int, seconds: int, seed: st
     body.write_bytes(cell.body(gateway.model))
     headers = "\n".join(f"{name}: {value}" for name, value in gateway.headers.items())
     environment = {**os.environ, "BODY": str(body), "HEADERS": headers, "FRESH": str(int(cell.fresh))}
-    environment |= {"WORDS": " ".join(_words()), "LENGTH": str(_NEW_CHARACTERS)}
+    environment |= {"WORDS": " ".join(bundle_words()), "LENGTH": str(_NEW_CHARACTERS)}
     command = [program("wrk", "wrk"), "--threads", "1", "--connections", str(connections), "--latency"]
     command += ["--timeout", "20s", "--script", str(HERE / "load.lua")]
 
@@ -151,7 +151,7 @@ def press(gateway: Gateway, cell: Cell, connections: int, seconds: int, seed: st
     )
 
 
-def _words() -> list[str]:
+def bundle_words() -> list[str]:
     """The different words of the queries of the default bundle."""
     queries = [example.query for example in read_bundle(default_bundle_directory()).examples]
     return sorted({word for query in queries for word in query.split() if word.isalpha() and word.isascii()})
