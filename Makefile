@@ -17,7 +17,7 @@ SLOW := $(call SHARED,2)
 SLOWEST := --durations=20
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow test-vllm test-open-webui test-deploy quality flaky lint format bench soak requirements dist sbom audit versions coverage clean
+.PHONY: help run test test-slow test-vllm test-open-webui test-deploy quality flaky lint docs format bench soak requirements dist sbom audit versions coverage clean
 
 help:
 	@echo 'make run         start a real base model and the proxy in front of it; prints the base URL for clients'
@@ -33,7 +33,8 @@ help:
 	@echo 'make test-vllm   test with a real vLLM server on CPU (installs 3 GB into the cache folder, once)'
 	@echo 'make test-open-webui  chat in the real Open WebUI in a browser (installs 2.4 GB into the cache folder, once)'
 	@echo 'make test-deploy  test images, Kubernetes, nginx, Prometheus, a router and the pages for real: 5 minutes'
-	@echo 'make lint        check style, types, and which module imports which'
+	@echo 'make lint        check style, types, which module imports which, and the links of the pages'
+	@echo 'make docs        build the pages as a site with a search, in build/site/html'
 	@echo 'make format      format the code as lint requires'
 	@echo 'make bench       measure the tables of the READMEs on this machine; BENCH=start for one (see tests/bench)'
 	@echo 'make soak        look for leaks under 20 minutes of load and faults; ARGS="--minutes 2" for less'
@@ -85,6 +86,9 @@ test-deploy:
 	@sh tools/environment.sh dev
 	$(BIN)/python -m pytest -m deploy $(SLOW) $(SLOWEST) $(LONG) $(ARGS)
 
+# Sphinx reads docs/conf.py. -W makes each warning an error, such as a link without a target.
+SITE := $(BIN)/python -m sphinx -q -n -W --keep-going -c docs -d build/site/doctrees -b html . build/site/html
+
 lint:
 	@sh tools/environment.sh dev
 	$(BIN)/ruff check
@@ -92,6 +96,12 @@ lint:
 	$(BIN)/mypy $(MYPY_ARGS)
 	$(BIN)/mypy --platform darwin --python-version 3.14 --cache-dir .mypy_cache/newest $(MYPY_ARGS)
 	$(BIN)/lint-imports
+	$(SITE)
+
+docs:
+	@sh tools/environment.sh dev
+	$(SITE)
+	@echo 'The site is in build/site/html. Open index.html in a browser.'
 
 format:
 	@sh tools/environment.sh dev
