@@ -24,14 +24,14 @@ def account_for(
         gateway: The parts that serve requests, with the metrics and the experiments.
         request: The request.
         reply: The result of the request.
-        assignment: The request's arm in each of its experiments; None if it is in no experiment.
+        assignment: The request's arm in each of its experiments; None if no exposure of it is recorded.
         sample: The data that the shadow judge needs to compare the reply; None if the request was not sampled.
     """
     _count(gateway.metrics, request, reply)
     if request.trace is not None:
         request.trace.end(_outcome(request, reply))
     if gateway.experiments is not None and assignment is not None:
-        gateway.experiments.note(assignment, sample, request, reply, keeps_content=gateway.log_content)
+        gateway.experiments.note(assignment, sample, request, reply)
     _log(request, reply, assignment)
     if gateway.log_content:
         _log_content(request, reply)

@@ -64,7 +64,9 @@ async def handle(gateway: Gateway, request: web.Request, endpoint: Endpoint) -> 
             if endpoint.in_experiments and gateway.experiments is not None and not body.is_background:
                 requester = _requester(gateway.experiments, request, client, body)
                 assignment, sample, setting = _assign(gateway, gateway.experiments, endpoint, requester, setting)
-                _observe(progress, assignment, sample)
+                stores_content = assignment is not None and gateway.experiments.stores_content
+                kept_body = data if stores_content else kept_body
+                _observe(progress, assignment, keeps_reply=stores_content or sample is not None)
                 del requester
             plan = await endpoint.plan(gateway.planner, body, setting)
             del data, body  # This frees memory: the answer may stream for minutes, and does not need the client's body.
@@ -105,8 +107,8 @@ def _assign(
     """Assign a request to one arm in each running experiment that it takes part in.
 
     Returns:
-        The assignment (None if the request is in no experiment), the sample for the shadow judge (None if the request
-        was not sampled), and the setting with the changes that the request's arms make.
+        The assignment (None if the request is not recorded), the sample for the shadow judge (None if the request was
+        not sampled), and the setting with the changes that the request's arms make.
     """
     assignment, changed = experiments.assign_request(requester, setting, gateway.pool.models, gateway.bundles)
     if not endpoint.is_judged:
@@ -114,11 +116,11 @@ def _assign(
     return assignment, experiments.sample(assignment, requester.conversation, setting, gateway.bundles), changed
 
 
-def _observe(progress: ReplyProgress, assignment: Assignment | None, sample: Sample | None) -> None:
-    """Prepare `progress`: add an observer for a request in an experiment, and keep the reply to a sampled request."""
+def _observe(progress: ReplyProgress, assignment: Assignment | None, *, keeps_reply: bool) -> None:
+    """Prepare `progress`: add an observer for a request that is recorded, and keep the reply if it is wanted."""
     if assignment is not None:
         progress.observer = ReplyObserver()
-    if sample is not None and progress.content is None:
+    if keeps_reply and progress.content is None:
         progress.content = bytearray()
 
 

@@ -157,13 +157,21 @@ class ExperimentSettings:
     """Experiments, feedback, and the store of both. `store` is empty if the server stores nothing."""
 
     experiment: tuple[str, ...] = _setting(
-        (), "TOML file of an experiment to run; read again on SIGHUP; repeatable", "FILE"
+        (), "TOML file of an experiment to run, or a folder of such files; read again on SIGHUP; repeatable", "FILE"
     )
     store: str = _setting(
         "",
         "database for experiments and feedback: sqlite:PATH or postgresql://USER@HOST/NAME (give its password only in "
-        "DRPO_STORE or PGPASSWORD); with --experiment and without --store, a file in the state folder",
+        "DRPO_STORE or PGPASSWORD); a file in the state folder if --experiment or --store-content needs one",
         "PLACE",
+    )
+    store_content: bool = _setting(
+        False,
+        "keep the texts of requests and answers in the store, where `drpo-optimizer harvest` reads them; also record "
+        "requests in no experiment (--max-stored-requests)",
+    )
+    max_stored_requests: int = _setting(
+        100_000, "requests in no experiment that the store keeps with --store-content: the latest ones", minimum=0
     )
     trust_user_headers: bool = _setting(
         False,
@@ -181,9 +189,7 @@ class ExperimentSettings:
 class LogSettings:
     """The content and the format of the log."""
 
-    log_content: bool = _setting(
-        False, "write the text of requests and answers to the log, and for requests in experiments also to the store"
-    )
+    log_content: bool = _setting(False, "write the text of requests and answers to the log")
     log_format: str = _setting("auto", "auto: text on a terminal, json elsewhere", "FORMAT", ("auto", "json", "text"))
 
 

@@ -253,11 +253,12 @@ def _check_ranges(values: Mapping[str, Any]) -> None:
 def _with_dependent_defaults(settings: Settings, environment: Mapping[str, str]) -> Settings:
     """Return the settings with normalized URLs and origins, and with the default store filled in.
 
-    The default store is used if the operator gave an experiment but no store.
+    The default store is used if the operator gave no store, but an experiment, or texts to keep.
     """
     backends, experiments = settings.backends, settings.experiments
     urls = tuple(url if url == EMBEDDED else server_root(url) for url in backends.backend)
-    store = experiments.store or (default_store(environment) if experiments.experiment else "")
+    needs_store = experiments.experiment or experiments.store_content
+    store = experiments.store or (default_store(environment) if needs_store else "")
     origins = tuple(web_origin(origin, flag("cors_origin")) for origin in settings.api.cors_origin)
     judge = server_root(experiments.judge, flag("judge")) if experiments.judge else ""
     return replace(
@@ -285,8 +286,9 @@ def _check_values(settings: Settings) -> None:
         raise StartupError("--judge: there is nothing to judge without an experiment. Give --experiment FILE.")
     if settings.experiments.judge_api_key_file and not settings.experiments.judge:
         raise StartupError("--judge-api-key-file: there is no judge that gets this key. Give --judge URL.")
-    if settings.experiments.trust_user_headers and not settings.experiments.experiment:
-        raise StartupError("--trust-user-headers: nobody is assigned without an experiment. Give --experiment FILE.")
+    needs_users = settings.experiments.experiment or settings.experiments.store_content
+    if settings.experiments.trust_user_headers and not needs_users:
+        raise StartupError("--trust-user-headers: users matter to experiments alone. Give --experiment FILE.")
 
 
 def _check_model_file(backends: BackendSettings) -> None:

@@ -16,7 +16,7 @@ from proxy.core.variant_names import ALIGNED, RAW, RAW_MATCHED
 from proxy.experiments.config import ExperimentFile, JudgeSettings, read_experiments
 from proxy.experiments.definition import Arm, Experiment, assign
 from proxy.experiments.records import Allocation
-from proxy.experiments.units import conversation_digest, opening_digest, unit_of
+from proxy.experiments.units import conversation_digest, opening_digest, unit_of, user_name
 from proxy.inference.injection.served_bundles import ServedBundle, load_directories
 from proxy.inference.variants import Choice
 from proxy.openai.conversation import Conversation
@@ -60,14 +60,15 @@ class Assignment:
 
     Attributes:
         unit: Digest of the request's unit (see `units`).
-        conversation: Digest of the request's conversation (see `units`).
+        conversation: Digest of the request's conversation (see `units`). None if an equal conversation may be that of
+            another person.
         time: Time at which the request started, Unix seconds.
-        arms: The arms of the request, one for each experiment that records the request.
+        arms: The arms of the request, one for each experiment that records the request. None if no experiment does.
         treatment: The model, the variant and the bundle that the request is served with.
     """
 
     unit: bytes
-    conversation: bytes
+    conversation: bytes | None
     time: float
     arms: tuple[ArmAssignment, ...]
     treatment: Treatment
@@ -100,7 +101,16 @@ class Requester:
 
     def unit(self, opening: bytes) -> bytes:
         """Return the digest of the request's unit. `opening` is the digest of the conversation's opening."""
-        return unit_of(self.header, self.conversation.body, self.client or self.authorization, opening)
+        return unit_of(self.user, self.client or self.authorization, opening)
+
+    def asked(self, opening: bytes) -> bytes | None:
+        """Return the digest of the conversation; None if equal conversations may be those of other people."""
+        return conversation_digest(self.conversation, opening, knows_user=bool(self.user))
+
+    @property
+    def user(self) -> str:
+        """The name of the user, from a header or from the field `user` of the body. Empty if the request names none."""
+        return user_name(self.header, self.conversation.body)
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,8 +225,13 @@ def assign_request(
             treatment = active.treatment(assigned.arm, treatment, bundles_by_model)
     if not arms:
         return None, treatment
-    conversation = conversation_digest(requester.conversation, opening)
-    return Assignment(unit, conversation, now, tuple(arms), treatment), treatment
+    return Assignment(unit, requester.asked(opening), now, tuple(arms), treatment), treatment
+
+
+def no_arms(requester: Requester, treatment: Treatment, now: float) -> Assignment:
+    """Return the assignment of a request that is recorded, but in no experiment."""
+    opening = opening_digest(requester.conversation)
+    return Assignment(requester.unit(opening), requester.asked(opening), now, (), treatment)
 
 
 def _control_treatment(

@@ -33,6 +33,7 @@ _MIN_RETRY_PAUSE: Final = 0.1  # seconds before the first retry after a failure;
 _MAX_RETRY_PAUSE: Final = 5.0
 _ALLOCATION_INTERVAL: Final = 2.0  # seconds between reads of the decisions about experiments
 _RETENTION_INTERVAL: Final = 3600.0  # seconds between deletions of old rows
+_SURPLUS_INTERVAL: Final = 60.0  # seconds between deletions of requests in no experiment
 _SHUTDOWN_TIMEOUT: Final = 3.0  # seconds to write the queued rows when the recorder closes
 
 
@@ -64,6 +65,19 @@ class _PendingBatch:
         return Batch(self.exposures, self.contents, self.judgements, feedback)
 
 
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Which rows the store keeps. Older ones are deleted.
+
+    Attributes:
+        seconds: Age in seconds above which rows are deleted.
+        requests: The number of requests in no experiment that are kept, the latest ones. None for all.
+    """
+
+    seconds: float
+    requests: int | None
+
+
 class Recorder:
     """Records the exposures, judgements and feedback of one process. Use it as an asynchronous context manager.
 
@@ -71,20 +85,18 @@ class Recorder:
         allocations: The decisions about experiments by the experiment's name, as last read from the store.
     """
 
-    def __init__(self, dsn: StoreDsn, retention: float, metrics: Metrics, *, deletes_old: bool) -> None:
+    def __init__(self, dsn: StoreDsn, metrics: Metrics, kept: Kept | None) -> None:
         """Create a recorder. Its thread starts in `__aenter__`, and then connects to the store.
 
         Args:
             dsn: The DSN of the store.
-            retention: Age in seconds above which rows are deleted.
             metrics: The Prometheus metrics of the process.
-            deletes_old: Whether this process deletes the rows that are older than `retention`.
+            kept: Which rows the store keeps. None if another process deletes the others.
         """
         self.allocations: Mapping[str, Allocation] = {}
         self._dsn = dsn
-        self._retention = retention
         self._metrics = metrics
-        self._deletes_old = deletes_old
+        self._kept = kept
         self._exposures: deque[Exposure] = deque()
         self._contents: deque[Content] = deque()
         self._judgements: deque[Judgement] = deque()
@@ -93,7 +105,7 @@ class Recorder:
         self._closing = False
         self._down_until = 0.0
         self._retry_pause = _MIN_RETRY_PAUSE
-        self._next_allocation_read = self._next_deletion = 0.0
+        self._next_allocation_read = self._next_deletion = self._next_surplus_deletion = 0.0
         self._store: Store | None = None
         self._loop: asyncio.AbstractEventLoop
         self._thread = Thread(target=self._run, name="store", daemon=True)
@@ -115,8 +127,8 @@ class Recorder:
         """Queue the exposures of a request without waiting. If not all fit, drop and count all of them.
 
         Args:
-            exposures: One exposure for each experiment of the request.
-            content: The texts of the request and its reply. None if the operator does not log content. If the queue of
+            exposures: One exposure for each experiment of the request, or one in no experiment.
+            content: The texts of the request and its reply. None without `--store-content`. If the queue of
                 contents is full, the content is dropped, but the exposures are queued.
         """
         if len(self._exposures) + len(exposures) > MAX_QUEUED_EXPOSURES:
@@ -208,10 +220,18 @@ class Recorder:
         if now >= self._next_allocation_read:
             self.allocations = self._store.allocations()
             self._next_allocation_read = now + _ALLOCATION_INTERVAL
-        if self._deletes_old and now >= self._next_deletion:
-            deleted = self._store.delete_before(time.time() - self._retention)
-            self._next_deletion = now if deleted else now + _RETENTION_INTERVAL
+        if self._kept is not None:
+            self._delete(self._store, self._kept, now)
         self._metrics.store_up.set(1)
+
+    def _delete(self, store: Store, kept: Kept, now: float) -> None:
+        """Delete some of the rows that the store does not keep. If more may be left, the next call deletes them."""
+        if now >= self._next_deletion:
+            deleted = store.delete_before(time.time() - kept.seconds)
+            self._next_deletion = now if deleted else now + _RETENTION_INTERVAL
+        if kept.requests is not None and now >= self._next_surplus_deletion:
+            deleted = store.delete_surplus(kept.requests)
+            self._next_surplus_deletion = now if deleted else now + _SURPLUS_INTERVAL
 
     def _confirm(self, pending: _PendingBatch) -> None:
         self._retry_pause = _MIN_RETRY_PAUSE

@@ -12,17 +12,21 @@ SumAndCount: TypeAlias = tuple[float, int]
 """The sum of a metric's values over requests of one unit, and the number of the requests that have a value."""
 
 
+NO_EXPERIMENT: Final = ""
+"""The name of the experiment in the record of a request that was in no experiment. No experiment has this name."""
+
+
 class Exposure(NamedTuple):
-    """The record of one request in one experiment. A measurement that is unknown is None.
+    """The record of one request in one experiment, or of one in no experiment. A measurement that is unknown is None.
 
     The class is a named tuple because the proxy creates an exposure for every request. Creating a named tuple takes a
     third of the time of creating a frozen dataclass.
 
     Attributes:
         id: 16 bytes that identify the exposure.
-        experiment: Name of the experiment.
-        arm: Name of the arm that the unit is assigned to. Empty before the experiment's start.
-        propensity: Probability of this arm for a unit at the time of the request. 1 before the experiment's start.
+        experiment: Name of the experiment, or NO_EXPERIMENT.
+        arm: Name of the arm that the unit is assigned to. Empty before the experiment's start, and in no experiment.
+        propensity: Probability of this arm for a unit at the time of the request. 1 if there is no arm.
         override: Whether the client named a variant. If so, the request was not served as the arm defines.
         unit: Digest of the unit (see `units`).
         request_id: Id of the request, which is also in the reply header x-request-id.
@@ -31,7 +35,7 @@ class Exposure(NamedTuple):
         model: Model that the request was served with.
         variant: Variant that the request was served with.
         bundle: Id of the bundle that the request was served with. None if no bundle was used.
-        asked: Digest of the conversation (see `units`).
+        asked: Digest of the conversation (see `units`). None if equal conversations may be those of other people.
         latency: Seconds from the request to the last byte of its reply. None if the reply is an error or incomplete.
         time_to_first_token: Seconds from the request to the first byte of its reply. None if the reply is an error or
             is not streamed.
@@ -75,7 +79,7 @@ class Exposure(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """The texts of a request and its reply. They are recorded only if the operator logs content.
+    """The texts of a request and its reply. They are recorded only with `--store-content`.
 
     Attributes:
         exposure: Id of the request's exposure.
@@ -120,7 +124,7 @@ class Judgement:
             arm's reply in both orders, 0.5 if its preference depends on the order.
         judge: Name of the judge's model.
         time: Time of the judgement, Unix seconds.
-        other_reply: Text of the other arm's reply. None if the operator does not log content.
+        other_reply: Text of the other arm's reply. None without `--store-content`.
     """
 
     exposure: bytes

@@ -8,7 +8,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import getrandbits
 from typing import Final
 
@@ -30,9 +30,10 @@ from proxy.experiments.assignment import (
     Requester,
     Treatment,
     assign_request,
+    no_arms,
 )
-from proxy.experiments.recorder import Recorder
-from proxy.experiments.records import Exposure
+from proxy.experiments.recorder import Kept, Recorder
+from proxy.experiments.records import NO_EXPERIMENT, Exposure
 from proxy.experiments.shadow_judge import Sample, ShadowJudge, other_arm
 from proxy.experiments.store.content import storable_reply, storable_text
 from proxy.experiments.store.dsn import dsn_of
@@ -58,6 +59,10 @@ class ExperimentService:
         shadow: The shadow judge. None if the server does not have the flag --judge.
         active: The active experiments. None if there are no experiments. A reload of the files replaces this value.
         trusts_user_headers: Whether headers of chat applications name the unit of a request (see `units.unit_name`).
+        stores_content: Whether the store keeps the texts of requests and replies, and of the other arms' replies that
+            the judge compares.
+        max_stored_requests: The number of requests in no experiment that the store keeps. With 0, or without texts,
+            they are not recorded.
     """
 
     recorder: Recorder
@@ -65,6 +70,8 @@ class ExperimentService:
     shadow: ShadowJudge | None = None
     active: ActiveExperiments | None = None
     trusts_user_headers: bool = False
+    stores_content: bool = False
+    max_stored_requests: int = 0
 
     @property
     def rated_metrics(self) -> frozenset[str]:
@@ -91,10 +98,11 @@ class ExperimentService:
             bundles_by_model: By model id, the bundle that the server uses for requests that are in no experiment.
 
         Returns:
-            The assignment and the setting of the request. The assignment is None if no experiment records the request.
+            The assignment and the setting of the request. The assignment is None if the request is not recorded. It has
+            no arms if the request is recorded, but in no experiment.
         """
         if self.active is None:
-            return None, setting
+            return self._without_experiment(requester, setting), setting
         treatment = Treatment(setting.choice, setting.served)
         assignment, treatment = assign_request(
             self.active, self.recorder.allocations, requester, treatment, bundles_by_model, time.time()
@@ -104,7 +112,17 @@ class ExperimentService:
             self._count(assignment, "unavailable")
             return None, setting
         self._count(assignment)
-        return assignment, Setting(treatment.choice, model, treatment.served)
+        changed = Setting(treatment.choice, model, treatment.served)
+        return assignment or self._without_experiment(requester, changed), changed
+
+    def _without_experiment(self, requester: Requester, setting: Setting) -> Assignment | None:
+        """Return the assignment of a request in no experiment; None if it is not recorded.
+
+        A request that names a variant is not recorded: evaluations and the optimizer send such requests, not users.
+        """
+        if not self.stores_content or not self.max_stored_requests or setting.choice.explicit:
+            return None
+        return no_arms(requester, Treatment(setting.choice, setting.served), time.time())
 
     def sample(
         self,
@@ -136,16 +154,10 @@ class ExperimentService:
                 return Sample(assigned.experiment.name, limits, other, treatment, conversation)
         return None
 
-    def note(
-        self,
-        assignment: Assignment,
-        sample: Sample | None,
-        request: RequestContext,
-        reply: ReplyResult,
-        *,
-        keeps_content: bool,
-    ) -> None:
-        """Record a finished request: one exposure for each of its experiments. Pass a sampled request to the judge.
+    def note(self, assignment: Assignment, sample: Sample | None, request: RequestContext, reply: ReplyResult) -> None:
+        """Record a finished request: one exposure for each of its experiments, or one in no experiment.
+
+        A sampled request is passed to the judge.
 
         Args:
             assignment: The experiments and arms of the request.
@@ -153,17 +165,15 @@ class ExperimentService:
                 the status 200.
             request: The request.
             reply: The result of the request.
-            keeps_content: Whether to store the texts of the request and the reply too, and the text of the other arm's
-                reply if the judge compares it.
         """
-        exposures = [_exposure(assignment, assigned, request, reply) for assigned in assignment.arms]
+        exposures = [_exposure(assignment, assigned, request, reply) for assigned in assignment.arms or (None,)]
         content = None
-        if keeps_content and reply.content is not None:
+        if self.stores_content and reply.content is not None:
             content = storable_text(request.body), storable_reply(reply.content)
         self.recorder.record(exposures, content)
         if self.shadow and sample and reply.content and reply.outcome == "complete" and reply.status == _STATUS_OK:
             exposure = next(one for one in exposures if one.experiment == sample.experiment)
-            self.shadow.offer(sample, exposure.id, bytes(reply.content), keeps_content=keeps_content)
+            self.shadow.offer(sample, exposure.id, bytes(reply.content), keeps_content=self.stores_content)
 
     def _count(self, assignment: Assignment | None, unavailable: str = "") -> None:
         for assigned in assignment.arms if assignment else ():
@@ -183,9 +193,17 @@ async def open_experiment_service(
         yield None
         return
     retention = settings.retention_days * _DAY
-    async with Recorder(dsn_of(settings.store), retention, metrics, deletes_old=shared.worker == 0) as recorder:
+    kept = Kept(retention, settings.max_stored_requests if settings.store_content else None)
+    async with Recorder(dsn_of(settings.store), metrics, kept if shared.worker == 0 else None) as recorder:
+        service = ExperimentService(
+            recorder,
+            metrics,
+            trusts_user_headers=settings.trust_user_headers,
+            stores_content=settings.store_content,
+            max_stored_requests=settings.max_stored_requests,
+        )
         if not settings.judge:
-            yield ExperimentService(recorder, metrics, trusts_user_headers=settings.trust_user_headers)
+            yield service
             return
         transport = pool.open_transport(RetryBudget())
         judge = Backend(settings.judge, read_key(settings.judge_api_key_file, "--judge-api-key-file"))
@@ -193,7 +211,7 @@ async def open_experiment_service(
         shadow = ShadowJudge(judge, pool, planner, transport, metrics, recorder.record_judgement)
         try:
             async with shadow.working():
-                yield ExperimentService(recorder, metrics, shadow, trusts_user_headers=settings.trust_user_headers)
+                yield replace(service, shadow=shadow)
         finally:
             await transport.close()
 
@@ -204,7 +222,9 @@ def _metric_label(assigned: ArmAssignment) -> str:
     return "override" if assigned.override else assigned.arm.name
 
 
-def _exposure(assignment: Assignment, assigned: ArmAssignment, request: RequestContext, reply: ReplyResult) -> Exposure:
+def _exposure(
+    assignment: Assignment, assigned: ArmAssignment | None, request: RequestContext, reply: ReplyResult
+) -> Exposure:
     treatment = assignment.treatment
     client_gone = reply.outcome == "client_gone"
     error = (reply.status >= BadRequestError.status and not client_gone) or reply.outcome == BACKEND_ERROR
@@ -213,10 +233,10 @@ def _exposure(assignment: Assignment, assigned: ArmAssignment, request: RequestC
     injection = request.plan.injection if request.plan else None
     return Exposure(
         id=_exposure_id(assignment.time),
-        experiment=assigned.experiment.name,
-        arm=assigned.arm.name if assigned.arm else "",
-        propensity=assigned.propensity,
-        override=assigned.override,
+        experiment=assigned.experiment.name if assigned else NO_EXPERIMENT,
+        arm=assigned.arm.name if assigned and assigned.arm else "",
+        propensity=assigned.propensity if assigned else 1.0,
+        override=assigned.override if assigned else False,
         unit=assignment.unit,
         request_id=request.request_id,
         completion_id=reply.completion_id,

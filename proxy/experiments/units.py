@@ -52,22 +52,30 @@ def named_unit(name: str) -> bytes:
     return _digest(b"name", name.encode("utf-8", "surrogatepass"))
 
 
-def unit_of(header: str | None, body: Json, key: str, opening: bytes) -> bytes:
-    """Return the digest of a request's unit.
-
-    The unit is named by a header, or else by the field `user` of the body. If both are missing or empty, each
-    conversation is a unit. Equal conversations of two client keys are two units.
+def user_name(header: str | None, body: Json) -> str:
+    """Return the user that a request names in a header, or else in the field `user` of its body; empty if none.
 
     Args:
         header: The unit that the headers name (see `unit_name`). None if they name none.
         body: Body of the request.
+    """
+    user = body.get("user")
+    return header or (user if isinstance(user, str) else "")
+
+
+def unit_of(user: str, key: str, opening: bytes) -> bytes:
+    """Return the digest of a request's unit: the user, or else the conversation.
+
+    Equal conversations of two client keys are two units. Conversations of one key that begin with the same question are
+    one unit, because nothing shows whether they are those of one person.
+
+    Args:
+        user: The user that the request names (see `user_name`).
         key: Name of the client's key, or the credentials that the client sent.
         opening: Digest of the conversation's opening (see `opening_digest`).
     """
-    user = body.get("user")
-    name = header or (user if isinstance(user, str) else "")
-    if name:
-        return named_unit(name)
+    if user:
+        return named_unit(user)
     return _digest(b"conversation", key.encode("utf-8", "surrogatepass"), opening)
 
 
@@ -81,8 +89,10 @@ def opening_digest(conversation: Conversation) -> bytes:
     return _digest(b"messages", orjson.dumps(conversation.messages[:1]))
 
 
-def conversation_digest(conversation: Conversation, opening: bytes) -> bytes:
-    """Return a digest of all messages of a conversation.
+def conversation_digest(conversation: Conversation, opening: bytes, *, knows_user: bool) -> bytes | None:
+    """Return a digest of all messages of a conversation; None if equal messages may be those of other people.
+
+    Many people ask the same first question. So without the user, a conversation is known only by an answer in it.
 
     If the conversation is a single message with only a role and a text, which is the usual case, `opening` is returned.
     This saves the computation of a second digest.
@@ -90,8 +100,11 @@ def conversation_digest(conversation: Conversation, opening: bytes) -> bytes:
     Args:
         conversation: The conversation.
         opening: Digest of the conversation's opening (see `opening_digest`).
+        knows_user: Whether the request names its user.
     """
     messages = conversation.messages
+    if not knows_user and not any(message.get("role") == "assistant" for message in messages):
+        return None
     if len(messages) == 1 and messages[0].keys() == _PLAIN_MESSAGE_KEYS and messages[0]["content"].__class__ is str:
         return opening
     return _digest(b"messages", orjson.dumps(messages))

@@ -216,10 +216,10 @@ def test_improve_says_what_to_do_where_nothing_is_recorded(url: str, open_page: 
         expect(page.locator(".sets")).to_contain_text("POST /v1/feedback")
         feedback |= {"rated": 3}
         page.reload()
-        expect(page.locator(".worst")).to_contain_text("--log-content")
+        expect(page.locator(".worst")).to_contain_text("--store-content")
         page.route("**/experiments", lambda route: route.fulfill(json=[]))
         page.reload()
-        expect(page.locator(".empty")).to_contain_text("--log-content")
+        expect(page.locator(".empty")).to_contain_text("--store-content")
         _fits(page, 320)
 
 

@@ -1,7 +1,7 @@
 """Exports all rows of one experiment from a store as plain values, for analysis with other software.
 
 This module does not depend on the statistics. The texts of requests and replies are included only if they were logged
-(--log-content).
+(--store-content).
 """
 
 from collections.abc import Iterator, Sequence

@@ -10,6 +10,7 @@ from typing import Final
 
 from proxy.experiments.automatic_metrics import AUTOMATIC_METRICS, JUDGED_BETTER, MAX_VALUE
 from proxy.experiments.definition import MIN_PROPENSITY
+from proxy.experiments.records import NO_EXPERIMENT
 
 FORMAT: Final = "1"
 EXPOSURES: Final = "exposures"
@@ -235,4 +236,20 @@ DELETE_OLD: Final = tuple(
         ("contents", "exposure"),
         ("exposures", "id"),
     )
+)
+
+# The requests in no experiment beyond the latest ones, which are kept. SELECT_SURPLUS gives the time of the newest of
+# them. The exposures are deleted last, because the other statements find their rows through them.
+SELECT_SURPLUS: Final = (
+    f"SELECT time FROM exposures WHERE experiment = '{NO_EXPERIMENT}' ORDER BY time DESC LIMIT 1 OFFSET ?"  # noqa: S608
+)
+_SURPLUS: Final = (
+    f"FROM exposures WHERE experiment = '{NO_EXPERIMENT}' AND time <= ? ORDER BY time, id LIMIT {_MAX_ROWS}"
+)
+DELETE_SURPLUS: Final = (
+    f"DELETE FROM feedback WHERE subject IN (SELECT request_id {_SURPLUS})",  # noqa: S608
+    f"DELETE FROM feedback WHERE subject IN (SELECT completion_id {_SURPLUS})",  # noqa: S608
+    f"DELETE FROM judgements WHERE exposure IN (SELECT id {_SURPLUS})",  # noqa: S608
+    f"DELETE FROM contents WHERE exposure IN (SELECT id {_SURPLUS})",  # noqa: S608
+    f"DELETE FROM exposures WHERE id IN (SELECT id {_SURPLUS})",  # noqa: S608
 )

@@ -22,6 +22,7 @@ from proxy.experiments.store.dsn import Session, StoreDsn
 from proxy.experiments.store.schema import (
     DELETE_ALLOCATION,
     DELETE_OLD,
+    DELETE_SURPLUS,
     DELETE_UNIT,
     EXPOSURE_COLUMNS,
     EXPOSURES,
@@ -36,6 +37,7 @@ from proxy.experiments.store.schema import (
     SCHEMA,
     SELECT_ABOUT,
     SELECT_ALLOCATIONS,
+    SELECT_SURPLUS,
     add_missing_columns,
 )
 
@@ -144,6 +146,20 @@ class Store:
         """
         with self._session.writing() as session:
             return sum(session.execute(statement, (time,)) for statement in DELETE_OLD)
+
+    def delete_surplus(self, kept: int) -> int:
+        """Delete requests in no experiment but the latest `kept` ones, with their texts and their feedback.
+
+        One call deletes at most 5,000 requests, oldest first.
+
+        Returns:
+            The number of deleted requests. 0 means that there are no more than `kept`.
+        """
+        with self._session.writing() as session:
+            newest = next(iter(session.rows(SELECT_SURPLUS, (kept,))), None)
+            if newest is None:
+                return 0
+            return [session.execute(one, tuple(newest) * one.count("?")) for one in DELETE_SURPLUS][-1]
 
     def _keyed_digest(self, digest: bytes, size: int) -> bytes:
         return blake2b(digest, key=self._key, digest_size=size).digest()

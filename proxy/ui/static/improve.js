@@ -36,9 +36,9 @@ async function fill(place, signal, asked, shown) {
 
 const nothing = () => make("section", {class: "empty"},
   make("h2", {}, "There is no feedback yet"),
-  make("p", {}, "Feedback improves a bundle in three steps: an experiment records requests, your application sends the ratings of users, and drpo makes the next bundle of them."),
-  make("pre", {}, "$ drpo-proxy --backend … --bundle … --experiment tone.toml --store sqlite:store.sqlite3 --log-content\n\n# your application, for each rating:\nPOST /v1/feedback  {\"request_id\": \"…\", \"metric\": \"thumbs_up\", \"value\": true}\n\n$ drpo-optimizer harvest --store sqlite:store.sqlite3 --experiment tone --out harvest"),
-  make("p", {class: "note"}, "--log-content keeps the texts of requests. Without it, this page shows numbers alone."));
+  make("p", {}, "Feedback improves a bundle in three steps: drpo-proxy records requests, your application sends the ratings of users, and drpo makes the next bundle and an experiment of them. This page then shows the experiment."),
+  make("pre", {}, "$ drpo-proxy --backend … --bundle … --store sqlite:store.sqlite3 --store-content\n\n# your application, for each rating:\nPOST /v1/feedback  {\"request_id\": \"…\", \"metric\": \"thumbs_up\", \"value\": true}\n\n$ drpo-optimizer improve --store sqlite:store.sqlite3 --bundle … --base-url … --out improve-1"),
+  make("p", {class: "note"}, "--store-content keeps the texts of requests and answers, and is needed to learn from them. Tell your users."));
 
 const conclusion = (whole) => make("div", {class: `conclusion ${whole.verdict.decision}`},
   make("p", {class: "verdict"}, whole.verdict.sentence),
@@ -71,9 +71,9 @@ function questions(told) {
   const title = "Questions with the worst feedback";
   if (!told.rated) return section(title, note("Questions are listed here as soon as users rate answers."));
   if (!told.logged) {
-    return section(title, note("The texts of the rated requests were not logged. Start the server with ", make("code", {}, "--log-content"), " to see them, and tell your users."));
+    return section(title, note("The texts of the rated requests were not kept. Start the server with ", make("code", {}, "--store-content"), " to see them, and tell your users."));
   }
-  if (!told.worst.length) return section(title, note("No logged answer is rated worse than the mean."));
+  if (!told.worst.length) return section(title, note("No answer whose text was kept is rated worse than the mean."));
   return section(title, make("ol", {class: "asked"}, told.worst.slice(0, LISTED).map((one) => make("li", {},
     make("p", {class: "question", dir: "auto"}, one.question),
     one.answer ? make("details", {}, make("summary", {}, "Answer"), make("p", {class: "response", dir: "auto"}, one.answer)) : null,

@@ -7,13 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from index.bundle.bundle import default_bundle_directory
 from index.types import ExampleSet
 from proxy.api.auth import new_key
-from proxy.experiments.records import Allocation
+from proxy.core.log import log_lines
+from proxy.experiments.records import NO_EXPERIMENT, Allocation
 from proxy.experiments.store.dsn import dsn_of
 from proxy.experiments.store.export import export
 from proxy.experiments.store.store import Store
+from proxy.experiments.store.stored_outcomes import StoredOutcomes
 from proxy.server.reload import reload
 from tests.faults.scripted import Received, Reply, completion, scripted_backend
 from tests.proxy.serving import Serving, make_settings, served_bundle, serving, until
@@ -267,11 +271,69 @@ async def test_feedback_needs_a_store_and_a_required_key(tmp_path: Path) -> None
         assert (await proxy.post("/v1/feedback", body))[0] == 404
 
 
-async def test_content_is_stored_only_if_it_is_logged(tmp_path: Path) -> None:
-    for logged in (False, True):
-        async with running_experiment(tmp_path, [write(tmp_path)], log_content=logged) as one:
+async def test_texts_are_stored_without_being_logged_and_logged_without_being_stored(tmp_path: Path) -> None:
+    with (tmp_path / "log").open("w") as file, log_lines("json", file):
+        async with running_experiment(tmp_path, [write(tmp_path)], store_content=True) as one:
             await one.proxy.chat("Why is the sky blue?")
-    without, with_it = one.rows()
+            await one.proxy.stream()
+    assert "sky" not in (tmp_path / "log").read_text(encoding="utf-8")
+    async with running_experiment(tmp_path, [write(tmp_path, name="two")], log_content=True) as one:
+        await one.proxy.chat("Why is the grass green?")
+    with_it, streamed = one.rows()
+    (without,) = one.rows("two")
+    assert "Air." in streamed["answered_text"]
     assert "asked_text" not in without
     assert "Why is the sky blue?" in with_it["asked_text"]
     assert "Because of air." in with_it["answered_text"]
+
+
+def no_experiment(folder: Path) -> list[dict[str, Any]]:
+    """Return the recorded requests that were in no experiment."""
+    return [row for row in export(dsn_of(f"sqlite:{folder}/s.sqlite3"), NO_EXPERIMENT) if row["type"] == "exposure"]
+
+
+async def test_with_stored_texts_a_request_in_no_experiment_is_recorded_too(tmp_path: Path) -> None:
+    other = write(tmp_path, more='models = ["another"]')
+    for experiments in ([], [other]):
+        async with running_experiment(tmp_path, experiments, store_content=True) as one:
+            _, headers, reply = await one.proxy.chat("Why is the sky blue?", user="u")
+            assert "x-drpo-experiment" not in headers
+            vote = {"completion_id": reply["id"], "metric": "thumbs_up", "value": True}
+            assert (await one.proxy.post("/v1/feedback", vote))[0] == 200
+            await one.proxy.chat("Why is the sky blue?", model="scripted@raw")
+            await one.proxy.post("/v1/completions", {"model": "scripted", "prompt": "The sky"})
+    rows = no_experiment(tmp_path)
+    assert [(row["arm"], row["propensity"], row["variant"]) for row in rows] == [("", 1.0, "aligned")] * 2
+    assert all("sky blue" in row["asked_text"] and "Because of air." in row["answered_text"] for row in rows)
+    assert one.rows() == []
+
+
+async def test_requests_in_no_experiment_beyond_the_limit_are_deleted(tmp_path: Path) -> None:
+    kept = {"store_content": True, "max_stored_requests": 2}
+    async with running_experiment(tmp_path, [], **kept) as one:
+        for number in range(4):
+            await one.proxy.chat(f"Question {number}?")
+    async with running_experiment(tmp_path, [], **kept):
+        await until(lambda: len(no_experiment(tmp_path)) == 2)
+    assert ["Question 2" in row["asked_text"] for row in no_experiment(tmp_path)] == [True, False]
+
+
+@pytest.mark.parametrize("settings", [{}, {"log_content": True}, {"store_content": True, "max_stored_requests": 0}])
+async def test_request_in_no_experiment_is_not_recorded_unless_its_texts_are_kept(
+    settings: dict[str, Any], tmp_path: Path
+) -> None:
+    async with running_experiment(tmp_path, [], **settings) as one:
+        await one.proxy.chat("Why is the sky blue?", user="u")
+    assert no_experiment(tmp_path) == []
+
+
+async def test_regenerated_answers_are_those_of_one_person(tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "Yes?"}]
+    conversation = [*turns, {"role": "user", "content": "Why is the sky blue?"}]
+    async with running_experiment(tmp_path, [write(tmp_path)]) as one:
+        for _ in range(2):
+            await one.proxy.chat("hi")  # two people, or one person twice: nobody knows
+            await one.proxy.chat("hi", user="u")
+            await one.proxy.chat(messages=conversation)
+    units = StoredOutcomes(dsn_of(f"sqlite:{tmp_path}/s.sqlite3")).units("one")
+    assert sorted(unit.metrics.get("regenerated", (0, 0)) for unit in units) == [(1.0, 2), (1.0, 2)]

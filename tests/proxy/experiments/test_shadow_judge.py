@@ -183,9 +183,9 @@ async def test_text_for_the_judge_is_neither_logged_nor_stored(
     assert b"grandmother" not in b"".join(file.read_bytes() for file in tmp_path.glob("s.sqlite3*"))
 
 
-async def test_reply_of_the_other_arm_is_stored_only_if_content_is_logged(tmp_path: Path) -> None:
-    for logged in (False, True):
-        async with judging(tmp_path, log_content=logged) as (one, _):
+async def test_reply_of_the_other_arm_is_stored_only_if_texts_are_kept(tmp_path: Path) -> None:
+    for kept in (False, True):
+        async with judging(tmp_path, store_content=kept) as (one, _):
             await one.proxy.chat("Why is the sky blue?")
             await until(one, "judged")
     without, with_it = one.rows(kind="judgement")

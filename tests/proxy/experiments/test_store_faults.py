@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from proxy.core.metrics import create_metrics
-from proxy.experiments.recorder import MAX_QUEUED_EXPOSURES, Recorder
+from proxy.experiments.recorder import MAX_QUEUED_EXPOSURES, Kept, Recorder
 from proxy.experiments.records import Feedback
 from proxy.experiments.store.dsn import StoreDsn, dsn_of
 from proxy.experiments.store.sqlite import SqliteSession
@@ -32,7 +32,7 @@ def value(metrics: Any, name: str, **labels: str) -> float:
 @asynccontextmanager
 async def recording(dsn: StoreDsn) -> AsyncIterator[tuple[Recorder, Any]]:
     metrics = create_metrics()
-    async with Recorder(dsn, 1e10, metrics, deletes_old=True) as recorder:
+    async with Recorder(dsn, metrics, Kept(1e10, None)) as recorder:
         yield recorder, metrics
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.experiments.units import conversation_digest, named_unit, opening_digest, unit_name, unit_of
+from proxy.experiments.units import conversation_digest, named_unit, opening_digest, unit_name, unit_of, user_name
 from proxy.openai.conversation import read_chat
 
 MESSAGE = st.builds(
@@ -16,13 +16,13 @@ MESSAGE = st.builds(
 )
 
 
-def asked(messages: list[Any]) -> bytes:
+def asked(messages: list[Any], *, knows_user: bool = True) -> bytes | None:
     conversation = read_chat({"messages": messages})
-    return conversation_digest(conversation, opening_digest(conversation))
+    return conversation_digest(conversation, opening_digest(conversation), knows_user=knows_user)
 
 
 def unit(messages: list[Any], key: str = "alice") -> bytes:
-    return unit_of(None, {}, key, opening_digest(read_chat({"messages": messages})))
+    return unit_of("", key, opening_digest(read_chat({"messages": messages})))
 
 
 @given(st.lists(MESSAGE, max_size=4), st.lists(MESSAGE, max_size=4))
@@ -40,8 +40,15 @@ def test_later_turns_have_the_same_unit_and_another_conversation_digest(text: st
 
 def test_name_in_header_or_field_takes_precedence_over_the_conversation() -> None:
     opening = opening_digest(read_chat({"messages": [{"role": "user", "content": "hi"}]}))
-    assert unit_of("u1", {"user": "u2"}, "k", opening) == named_unit("u1")
-    assert unit_of(None, {"user": "u2"}, "k", opening) == named_unit("u2") != named_unit("u1")
+    assert unit_of(user_name("u1", {"user": "u2"}), "k", opening) == named_unit("u1")
+    assert unit_of(user_name(None, {"user": "u2"}), "k", opening) == named_unit("u2") != named_unit("u1")
+
+
+def test_conversation_of_an_unknown_user_is_known_only_by_an_answer_in_it() -> None:
+    opening: list[Any] = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "hi"}]
+    later: list[Any] = [*opening, {"role": "assistant", "content": "Hello."}, {"role": "user", "content": "Thanks"}]
+    assert asked(opening, knows_user=False) is None
+    assert asked(later, knows_user=False) == asked(later) is not None
 
 
 @pytest.mark.parametrize(

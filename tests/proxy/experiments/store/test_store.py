@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from proxy.core.errors import StartupError, StoreError, StoreRefusedError
-from proxy.experiments.records import Allocation, Content, Exposure, Feedback, Judgement, UnitOutcomes
+from proxy.experiments.records import NO_EXPERIMENT, Allocation, Content, Exposure, Feedback, Judgement, UnitOutcomes
 from proxy.experiments.store.dsn import StoreDsn, dsn_of
 from proxy.experiments.store.export import export
 from proxy.experiments.store.store import Batch, Store
@@ -121,6 +121,21 @@ def test_request_whose_conversation_is_sent_again_is_regenerated(dsn: StoreDsn) 
     units = {unit.arm + str(unit.first_seen): unit for unit in units_after(dsn, Batch(exposures))}
     assert units["a101.0"].metrics["regenerated"] == (2.0, 3)
     assert units["a104.0"].metrics["regenerated"] == (0.0, 1)
+
+
+def test_of_the_requests_in_no_experiment_only_the_latest_are_kept(dsn: StoreDsn) -> None:
+    outside = [exposure(n, experiment=NO_EXPERIMENT, arm="") for n in (2, 1, 4, 3)]
+    contents = [Content(one.id, "asked", "answered") for one in outside]
+    rated = [feedback_on(one, 1.0) for one in ("r1", "c2", "r3", "c4", "r5")]
+    with Store(dsn) as store:
+        store.write(Batch([*outside, exposure(5)], contents, [], rated))
+        assert [store.delete_surplus(kept) for kept in (4, 2, 2)] == [0, 2, 0]
+        rows = list(export(dsn, NO_EXPERIMENT))
+        assert [row["request_id"] for row in rows if row["type"] == "exposure"] == ["r3", "r4"]
+        assert all("asked_text" in row for row in rows if row["type"] == "exposure")
+        assert {row["subject"] for row in rows if row["type"] == "feedback"} == {"r3", "c4"}
+        assert store.delete_surplus(0) == 2
+    assert [row["type"] for row in export(dsn, "e")] == ["exposure", "feedback"], "requests in experiments stay"
 
 
 def test_units_and_conversations_are_stored_as_keyed_digests(dsn: StoreDsn) -> None:
