@@ -6,8 +6,8 @@ and white space may surround a text. A key whose value is null counts as absent.
 
 import hashlib
 import tomllib
-from collections.abc import Callable, Mapping
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Final, TypeVar
 
 from index.bundle.example_bank import check_example, refuse_duplicate_ids, refuse_unsafe
 from index.bundle.strict_json import Fields, parse_json, quoted, without_nulls
@@ -15,6 +15,7 @@ from index.errors import BundleFormatError, DrpoError
 from index.types import Example
 
 T = TypeVar("T")
+MAX_BAD_LINES: Final = 10_000
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -45,40 +46,53 @@ def decode_text(data: bytes, location: str) -> str:
 
 
 def parse_lines(data: bytes, location: str, parse: Callable[[bytes, str], T]) -> list[tuple[int, T]]:
-    """Parse each line of a JSONL file that a person wrote.
+    """Parse the lines of a JSONL file that a person wrote (see `parse_each_line`).
 
-    All such files are parsed by this function, so that they have the same rules.
+    Args:
+        data: The content of the file.
+        location: The name of the file in messages.
+        parse: Parses one line.
+
+    Raises:
+        BadLinesError: Lines are invalid.
+    """
+    return list(parse_each_line(data.split(b"\n"), location, parse))
+
+
+def parse_each_line(lines: Iterable[bytes], location: str, parse: Callable[[bytes, str], T]) -> Iterator[tuple[int, T]]:
+    """Yield what each line of a JSONL file gives, with the number of the line, counted from 1.
+
+    All files that a person wrote are parsed by this function, so that they have the same rules.
 
     A line ends with a line feed, or with a carriage return and a line feed. Lines without text are skipped, and byte
     order marks at the beginning of a line are ignored.
 
     Args:
-        data: The content of the file.
+        lines: The lines of the file, without line feeds.
         location: The name of the file in messages.
         parse: Parses one line. It is called with the line and the line's location, and raises DrpoError if the line is
             invalid.
 
-    Returns:
-        The number of each line, counted from 1, and what `parse` returned for it.
-
     Raises:
-        BadLinesError: Lines are invalid.
+        BadLinesError: Lines are invalid. It is raised after the last line, or after MAX_BAD_LINES invalid lines.
     """
-    numbered: list[tuple[int, T]] = []
     reasons: list[str] = []
-    for n, line in enumerate(data.split(b"\n"), start=1):
+    for n, line in enumerate(lines, start=1):
         text = line
         while text.startswith(_BYTE_ORDER_MARK):  # several, if an editor joined files that each begin with a mark
             text = text.removeprefix(_BYTE_ORDER_MARK)
         if not text.strip():
             continue
         try:
-            numbered.append((n, parse(text, f"{location}, line {n}")))
+            parsed = parse(text, f"{location}, line {n}")
         except DrpoError as error:
             reasons.append(str(error))
+            if len(reasons) >= MAX_BAD_LINES:
+                break
+        else:
+            yield n, parsed
     if reasons:
         raise BadLinesError(reasons)
-    return numbered
 
 
 def parse_input_examples(data: bytes, location: str) -> tuple[Example, ...]:

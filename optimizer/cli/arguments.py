@@ -48,8 +48,8 @@ Examples:
   drpo-optimizer harvest --experiment tone --since 2026-11-01 --yes --out harvest     # the store is in DRPO_STORE
   drpo-optimizer harvest --metric stars --at-least 4 --at-most 2 --out harvest
 
-The store needs the texts of requests and replies: drpo-proxy keeps them only with --log-content. Feedback comes from
-POST /v1/feedback. The store is only read.
+The store needs the texts of requests and replies: drpo-proxy keeps them only with --store-content, also without an
+experiment. Feedback comes from POST /v1/feedback. The store is only read.
 
   liked answers      candidate examples: scrubbed, checked, without duplicates. You accept, edit or reject each
   disliked answers   training rows with the comments of users

@@ -9,13 +9,13 @@ whose value is null counts as absent. Other keys are ignored, so that a row can 
 of `drpo-index build --examples`. This module does not depend on how queries are answered.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, TypeVar, cast
 
 from index.bundle.example_bank import refuse_unreadable
-from index.bundle.input_files import BadLinesError, parse_lines
+from index.bundle.input_files import BadLinesError, parse_each_line
 from index.bundle.strict_json import Fields, parse_json, quoted, without_nulls
 from index.errors import BundleError
 from index.types import Message, Role
@@ -26,6 +26,7 @@ GENERAL, COMPLY, REFUSE = "general", "comply", "refuse"
 KINDS = (GENERAL, COMPLY, REFUSE)
 _KEYS: Final = ("query", "reference", "tag", "safe", "history", "split", "id", "language")
 _MAX_REASONS: Final = 10
+MAX_LINE_BYTES: Final = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,12 +88,29 @@ def read_lines(path: Path, parse: Callable[[bytes, str], T]) -> list[tuple[int, 
     Raises:
         DataError: The file cannot be read, or lines are invalid. The message names at most ten of them.
     """
+    return list(each_line(path, parse))
+
+
+def each_line(path: Path, parse: Callable[[bytes, str], T]) -> Iterator[tuple[int, T]]:
+    """Yield what `read_lines` returns, line by line, so that only one line is in memory.
+
+    Raises:
+        DataError: The file cannot be read, or lines are invalid. Invalid lines are reported after the last line.
+    """
     try:
-        return parse_lines(path.read_bytes(), str(path), parse)
+        yield from parse_each_line(_lines_of(path), str(path), parse)
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None
     except BadLinesError as error:
         raise DataError(first_reasons(error.reasons)) from None
+
+
+def _lines_of(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while line := file.readline(MAX_LINE_BYTES + 1):
+            if len(line) > MAX_LINE_BYTES:
+                raise DataError(f"{path}: a line has more than {MAX_LINE_BYTES:,} bytes: write one object on each line")
+            yield line.removesuffix(b"\n")
 
 
 def first_reasons(reasons: Sequence[str]) -> str:

@@ -24,7 +24,7 @@ class Verdict:
 
     Attributes:
         score: 1 if the judge preferred the answer in both orders, 0 if it preferred the other one, 0.5 otherwise.
-        other: The other answer. None if it was not logged.
+        other: The other answer. None if it was not kept.
     """
 
     score: float
@@ -43,6 +43,8 @@ class Exchange:
         rating: The rating. None if nobody rated the answer by the wanted metric.
         comments: What users wrote about the answer.
         verdict: The shadow judge's verdict. None if the judge did not compare the answer.
+        knows_person: Whether an equal conversation of the same unit is one of the same person. This is unknown if the
+            request named no user, and asks a first question.
     """
 
     unit: bytes = field(repr=False)
@@ -52,6 +54,7 @@ class Exchange:
     rating: Rating | None = None
     comments: tuple[str, ...] = field(default=(), repr=False)
     verdict: Verdict | None = None
+    knows_person: bool = True
 
     @property
     def query(self) -> str:

@@ -15,7 +15,7 @@ from typing import Any, Final
 from index.bundle.strict_json import parse_json, without_nulls
 from index.types import Message
 from optimizer.core.errors import DataError
-from optimizer.data.dataset import read_lines
+from optimizer.data.dataset import each_line
 from optimizer.harvest.exchange import Exchange
 from optimizer.harvest.store.reader import ReadCounts, StoreQuery
 
@@ -35,7 +35,7 @@ def read_export(path: Path, query: StoreQuery, counts: ReadCounts) -> Iterator[E
     Raises:
         DataError: The file cannot be read, or a line is not a conversation with an outcome.
     """
-    for number, (fields, location) in read_lines(path, _parse_conversation):
+    for number, (fields, location) in each_line(path, _parse_conversation):
         counts.requests += 1
         rating = query.rating(_outcome(fields, location))
         counts.rated += 1

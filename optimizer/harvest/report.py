@@ -42,7 +42,7 @@ def _listed(heading: str, counts: Mapping[str, int]) -> Iterator[str]:
 def _advice(result: HarvestResult, settings: HarvestSettings) -> Iterator[str]:
     """Yield what the operator can do about what is missing in the store."""
     if result.unused.get(NO_TEXT):
-        yield "drpo-proxy stores texts only with --log-content (it is off unless you set it), and only from then on."
+        yield "drpo-proxy stores texts only with --store-content (it is off unless you set it), and only from then on."
     if not result.read["rated"] and result.metrics:
         found = ", ".join(
             f"{one.name} ({one.ratings:,} ratings from {one.lowest:g} to {one.highest:g})"

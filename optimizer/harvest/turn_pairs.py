@@ -22,7 +22,6 @@ _MIN_EDIT_OVERLAP: Final = 0.3
 """A corrected answer shares at least this part of its words with the answer. If not, it is another text."""
 _MIN_QUESTION_OVERLAP: Final = 0.5
 _MAX_PAUSE: Final = 3600.0  # seconds between two answers to one question
-"""If a client names no users, equal questions of different users belong to one unit. They seldom follow so soon."""
 _WORD: Final = re.compile(r"\w+")
 Turns = tuple[Message, ...]
 
@@ -80,6 +79,8 @@ def _pairs_of_answers(turns: Turns, answers: Sequence[Exchange], kept: str | Non
 
 def _preferred(different: Sequence[Exchange], kept: str | None) -> tuple[str | None, str]:
     """Return the answer that the user preferred, and what shows it. None if nothing shows a preference."""
+    if len(different) > 1 and not all(one.knows_person for one in different):
+        return None, RATED  # the answers may be those of different people
     if kept is not None:
         if any(normalized(one.answer) == normalized(kept) for one in different):
             return kept, CONTINUED

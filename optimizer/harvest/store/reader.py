@@ -6,7 +6,7 @@ turns of one user stand together, and only one exposure is in memory at a time.
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import chain, groupby
 from operator import itemgetter
 from typing import Any, Final
@@ -20,6 +20,8 @@ FORMAT: Final = b"1"
 _TABLES: Final = ("exposures", "contents", "feedback", "judgements")
 _MAX_FEEDBACK: Final = 1_000
 """How many values and comments of a request count at most: any client may invent names of metrics."""
+_REQUEST: Final = itemgetter(0, 1, 2)  # unit, time and request id, the first columns of both statements
+_ORDER: Final = "ORDER BY unit, time, request_id"
 NO_TEXT: Final = "their texts were not logged"
 UNREADABLE: Final = "their texts cannot be read (cut at 64 KiB, images, tools, or several choices)"
 FAILED: Final = "they failed or broke off"
@@ -126,24 +128,38 @@ def read_exchanges(session: ReadSession, query: StoreQuery, counts: ReadCounts) 
         counts: What was read is added to these counts.
     """
     other = "j.other_reply" if "other_reply" in session.columns("judgements") else "NULL"
-    for _, rows in groupby(session.rows(exchanges_statement(query, other), _values(query)), key=itemgetter(0, 1, 2)):
-        yield _exchange(rows, query, counts)
+    feedback = _FeedbackReader(session, query)
+    for request, rows in groupby(session.rows(exchanges_statement(query, other), _values(query)), key=_REQUEST):
+        yield _exchange(rows, feedback.given_to(request), query, counts)
 
 
 def exchanges_statement(query: StoreQuery, other: str = "NULL") -> str:
-    """Return the SELECT statement of the exchanges. `other` is the expression for the other arm's reply.
+    """Return the SELECT statement of the requests. `other` is the expression for the other arm's reply.
 
     The rows come in the order of the index of units, so that SQLite need not sort the texts of all rows.
     """
     return f"""
-        SELECT e.unit, e.time, e.request_id, e.error, e.truncated, e.client_gone, c.asked, c.answered, j.score, {other},
-               f.metric, f.value, f.comment, f.time, g.metric, g.value, g.comment, g.time
+        SELECT e.unit AS unit, e.time AS time, e.request_id AS request_id, e.error, e.truncated, e.client_gone,
+               c.asked, c.answered, j.score, {other}, e.asked IS NOT NULL
         FROM exposures AS e
         LEFT JOIN contents AS c ON c.exposure = e.id
         LEFT JOIN judgements AS j ON j.exposure = e.id
-        LEFT JOIN feedback AS f ON f.subject = e.request_id
-        LEFT JOIN feedback AS g ON g.subject = e.completion_id AND e.completion_id <> e.request_id
-        {_where(query)} ORDER BY e.unit, e.time, e.request_id"""  # noqa: S608
+        {_where(query)} {_ORDER}"""  # noqa: S608
+
+
+def feedback_statement(query: StoreQuery) -> str:
+    """Return the SELECT statement of the feedback on the requests, in the same order. It has the values twice.
+
+    It is apart from the texts, which would be repeated for each feedback. Feedback names a request by one of two ids. A
+    request with many values under both has a row for each value, and not for each two.
+    """
+    parts = (
+        f"""SELECT e.unit AS unit, e.time AS time, e.request_id AS request_id, f.metric, f.value, f.comment,
+               f.time AS given
+        FROM exposures AS e JOIN feedback AS f ON f.subject = e.{named} {_where(query)}{once}"""  # noqa: S608
+        for named, once in (("request_id", ""), ("completion_id", " AND e.completion_id <> e.request_id"))
+    )
+    return f"{' UNION ALL '.join(parts)} {_ORDER}"
 
 
 def _where(query: StoreQuery) -> str:
@@ -162,27 +178,48 @@ class _Found:
     asked: str | None = None
     answered: str | None = None
     verdict: Verdict | None = None
-    given: dict[tuple[str, float], tuple[Any, str | None]] = field(default_factory=dict)
 
-    def add(self, row: Sequence[Any], metric: str) -> None:
-        """Take what a row adds. Of a request with very much feedback, the wanted metric and the first ones count."""
+    def add(self, row: Sequence[Any]) -> None:
+        """Take what a row adds."""
         if self.asked is None:
             self.asked, self.answered = row[6], row[7]
         if self.verdict is None and isinstance(row[8], int | float):
             self.verdict = Verdict(row[8], row[9])
-        for at in (10, 14):
-            if row[at] == metric or (row[at] is not None and len(self.given) < _MAX_FEEDBACK):
-                self.given[row[at], row[at + 3]] = row[at + 1], row[at + 2]
 
 
-def _exchange(rows: Iterator[Sequence[Any]], query: StoreQuery, counts: ReadCounts) -> Exchange | None:
-    """Combine the rows of one request: one for each of its experiments, for each of its feedback."""
+_Given = dict[tuple[str, float], tuple[Any, str | None]]
+"""Values and comments by metric and time."""
+
+
+class _FeedbackReader:
+    """Reads the feedback on requests, which must be asked for in the order of units and times."""
+
+    def __init__(self, session: ReadSession, query: StoreQuery) -> None:
+        rows = session.rows(feedback_statement(query), (*_values(query), *_values(query)))
+        self._metric = query.metric
+        self._requests = groupby(rows, key=_REQUEST)
+        self._next = next(self._requests, None)
+
+    def given_to(self, request: tuple[Any, ...]) -> _Given:
+        """Return the feedback on a request. Of very much feedback, the wanted metric and the first ones count."""
+        given: _Given = {}
+        if self._next is None or self._next[0] != request:
+            return given
+        for *_, metric, value, comment, time in self._next[1]:
+            if metric == self._metric or len(given) < _MAX_FEEDBACK:
+                given[metric, time] = value, comment
+        self._next = next(self._requests, None)
+        return given
+
+
+def _exchange(rows: Iterator[Sequence[Any]], given: _Given, query: StoreQuery, counts: ReadCounts) -> Exchange | None:
+    """Combine the rows of one request, one for each of its experiments, with its feedback."""
     found, first = _Found(), next(rows)
-    unit, time, _, error, truncated, gone, *_ = first
+    unit, time, _, error, truncated, gone, *_, knows_person = first
     for row in chain((first,), rows):
-        found.add(row, query.metric)
+        found.add(row)
     asked, answered, verdict = found.asked, found.answered, found.verdict
-    rating, comments = _feedback(found, query)
+    rating, comments = _feedback(given, query)
     counts.requests += 1
     counts.rated += rating is not None
     counts.commented += bool(comments)
@@ -198,12 +235,12 @@ def _exchange(rows: Iterator[Sequence[Any]], query: StoreQuery, counts: ReadCoun
         counts.unused[UNREADABLE] += 1
         return None
     counts.with_text += 1
-    return Exchange(bytes(unit), time, turns, answer, rating, comments, verdict)
+    return Exchange(bytes(unit), time, turns, answer, rating, comments, verdict, bool(knows_person))
 
 
-def _feedback(found: _Found, query: StoreQuery) -> tuple[Rating | None, tuple[str, ...]]:
+def _feedback(given: _Given, query: StoreQuery) -> tuple[Rating | None, tuple[str, ...]]:
     """Return the latest rating by the metric, and all comments, of any metric."""
-    ordered = sorted(found.given.items(), key=lambda one: (one[0][1], one[0][0]))
+    ordered = sorted(given.items(), key=lambda one: (one[0][1], one[0][0]))
     values = [value for (metric, _), (value, _) in ordered if metric == query.metric and isinstance(value, int | float)]
     comments = tuple(dict.fromkeys(comment for _, (_, comment) in ordered if comment))
     return query.rating(values[-1]) if values else None, comments

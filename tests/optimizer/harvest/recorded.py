@@ -48,6 +48,7 @@ class Recording:
         judged: tuple[float, str | None] | None = None,
         body: str | None = None,
         asked: str | None = None,
+        knows_person: bool = True,
         **fields: Any,
     ) -> str:
         """Add one request, and return its request id."""
@@ -61,7 +62,7 @@ class Recording:
             "model": "m",
             "variant": "aligned",
             "bundle": None,
-            "asked": b"c",
+            "asked": b"c" if knows_person else None,
             "latency": 1.0,
             "time_to_first_token": None,
             "prompt_tokens": 3,

@@ -77,7 +77,7 @@ def test_store_without_texts_says_which_flag_logs_them(tmp_path: Path, capsys: p
     recording.add("a", "What is tea?", "A drink.", vote=1.0)
     store = write_store(tmp_path, recording)
     assert main(["harvest", "--store", store, "--out", str(tmp_path / "out"), "--yes"]) == 0
-    assert "only with --log-content" in capsys.readouterr().out
+    assert "only with --store-content" in capsys.readouterr().out
     assert main(["harvest", "--store", store, "--out", str(tmp_path / "o"), "--metric", "stars", "--yes"]) == 0
     assert "thumbs_up (1 ratings from 1 to 1)" in capsys.readouterr().out
 
@@ -369,5 +369,5 @@ def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["harvest", "--help"])
     shown = capsys.readouterr().out
-    for word in ("--log-content", "/v1/feedback", "preferences.jsonl", "DRPO_STORE", "docs/harvest.md"):
+    for word in ("--store-content", "/v1/feedback", "preferences.jsonl", "DRPO_STORE", "docs/harvest.md"):
         assert word in shown

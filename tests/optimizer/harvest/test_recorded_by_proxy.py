@@ -38,7 +38,7 @@ numbered.count = 0  # type: ignore[attr-defined]
 
 
 async def test_texts_votes_and_verdicts_that_the_proxy_recorded_are_harvested(tmp_path: Path) -> None:
-    async with judging(tmp_path, script=numbered, log_content=True) as (one, _):
+    async with judging(tmp_path, script=numbered, store_content=True) as (one, _):
 
         async def chat(user: str, text: str, **fields: Any) -> str:
             status, headers, _ = await one.proxy.chat(text, headers={"x-drpo-unit": user}, **fields)

@@ -1,7 +1,9 @@
 """Tests of what is read from a store that the proxy has written: votes, comments, pairs, and what cannot be used."""
 
+import json
 import sqlite3
 import tracemalloc
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from index.types import Message
 from optimizer.core.errors import DataError
 from optimizer.harvest.collect import OVER_SHARE, Collected, collect, counts_by_source
 from optimizer.harvest.exchange import Exchange, Rating
+from optimizer.harvest.export_file import read_export
 from optimizer.harvest.rated_answers import MAX_CHARACTERS, RatedAnswers
 from optimizer.harvest.store.reader import (
     FAILED,
@@ -22,10 +25,11 @@ from optimizer.harvest.store.reader import (
     check_store,
     count_exposures,
     exchanges_statement,
+    feedback_statement,
     metric_summaries,
     read_exchanges,
 )
-from optimizer.harvest.store.session import read_session, store_address
+from optimizer.harvest.store.session import ReadSession, read_session, store_address
 from proxy.experiments.store.dsn import StoreDsn, dsn_of
 from tests.optimizer.harvest.recorded import Recording, turns
 
@@ -119,6 +123,16 @@ def test_last_of_several_answers_is_preferred_unless_it_is_disliked_or_came_much
     )  # fmt: skip
 
 
+def test_answers_to_equal_first_questions_of_unknown_people_are_no_pair(dsn: StoreDsn) -> None:
+    recording = Recording()
+    for query, again in (("Tell me about bees", {}), ("What is tea?", {"messages": "What is tea?"})):
+        recording.add("a", query, f"First about {query}", knows_person=False)
+        recording.add("a", again.get("messages", query), f"Second about {query}", knows_person=False, vote=1.0)
+    went_on = turns("Tell me about bees", "First about Tell me about bees", "And wasps?")
+    recording.add("a", went_on, "They sting.")
+    assert collected(recording, dsn).pairs == ()
+
+
 def test_corrected_answer_is_preferred_and_another_text_is_not(dsn: StoreDsn) -> None:
     recording = Recording()
     for user, kept in (("a", "Tea is a drink made from leaves."), ("b", "[this turn was removed]")):
@@ -196,8 +210,10 @@ def test_sqlite_reads_in_the_order_of_an_index_and_sorts_no_texts(query: StoreQu
     with closing(sqlite3.connect(tmp_path / "s.sqlite3")) as connection:
         values = (query.since, query.experiment)[: 1 + bool(query.experiment)]
         plan = connection.execute(f"EXPLAIN QUERY PLAN {exchanges_statement(query)}", values).fetchall()
-    assert not [step[3] for step in plan if step[3] == "USE TEMP B-TREE FOR ORDER BY"]
+        more = connection.execute(f"EXPLAIN QUERY PLAN {feedback_statement(query)}", values * 2).fetchall()
+    assert not [step[3] for step in (*plan, *more) if step[3] == "USE TEMP B-TREE FOR ORDER BY"]
     assert "exposures_by_unit" in plan[0][3]
+    assert sum("exposures_by_unit" in step[3] for step in more) == 2
 
 
 def test_long_history_of_one_unit_is_compared_in_blocks_without_double_pairs(dsn: StoreDsn) -> None:
@@ -256,6 +272,51 @@ def test_password_with_a_character_of_urls_is_not_taken_for_the_host(rest: str) 
 
 def test_url_with_a_percent_encoded_password_and_parameters_is_a_place() -> None:
     assert store_address("postgresql://u:s%2Fs@h:1/d?options=a@b").name == "postgresql://h:1/d"
+
+
+class CountingSession:
+    """Counts the rows that it reads."""
+
+    def __init__(self, session: ReadSession) -> None:
+        self._session, self.count = session, 0
+
+    def rows(self, statement: str, values: Sequence[Any] = ()) -> Iterator[Sequence[Any]]:
+        for row in self._session.rows(statement, values):
+            self.count += 1
+            yield row
+
+    def columns(self, table: str) -> set[str]:
+        return self._session.columns(table)
+
+
+def test_feedback_under_both_ids_of_a_request_is_read_once_each(dsn: StoreDsn) -> None:
+    recording = Recording()
+    for number in (1, 2):
+        recording.add("a", f"Question {number}?", "Yes.", vote=float(number == 2), comment=f"Comment {number}.")
+        for metric in range(50):
+            recording.rate(f"r{number}", 1.0, f"m{metric}")
+            recording.rate(f"c{number}", 1.0, f"m{metric}")
+    recording.rate("c1", 1.0)
+    recording.write(dsn)
+    counts = ReadCounts.none()
+    with read_session(store_address(place_of(dsn))) as session:
+        counting = CountingSession(session)
+        found = [one for one in read_exchanges(counting, StoreQuery(), counts) if one]
+    assert [(one.rating, one.comments) for one in found] == [
+        (Rating(liked=True, disliked=False), ("Comment 1.",)), (Rating(liked=True, disliked=False), ("Comment 2.",)),
+    ]  # fmt: skip
+    assert counting.count <= 2 + 5 + 200
+
+
+def test_export_is_read_line_by_line(tmp_path: Path) -> None:
+    line = json.dumps({"messages": turns("What is tea?", "x" * 10_000), "outcome": 1}) + "\n"
+    (tmp_path / "export.jsonl").write_text(line * 500)
+    tracemalloc.start()
+    found = sum(one is not None for one in read_export(tmp_path / "export.jsonl", StoreQuery(), ReadCounts.none()))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found == 500
+    assert peak < 1_000_000
 
 
 def test_very_much_feedback_on_one_request_does_not_fill_the_memory(tmp_path: Path) -> None:
