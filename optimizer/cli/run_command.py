@@ -12,8 +12,10 @@ from optimizer.core.config_tables import RunConfig
 from optimizer.core.journal import Event, Journal
 from optimizer.core.run_file import BEGUN
 from optimizer.report.html_report import write_report
+from optimizer.report.sealed_verdict import sealed_sentence
 from optimizer.rewards.registry import check_rewards
 from optimizer.stages.run import Result, run
+from optimizer.stages.sealed_result import result_values
 
 
 def read_run_file(path: Path, folder: Path | None = None) -> RunConfig:
@@ -68,18 +70,9 @@ def show_result(result: Result) -> None:
         console.print(sealed_table(result.sealed))
     if result.spent_out:
         console.print("The budget ended the search early: raise it under [budget], and resume, to go on.")
-    console.print(_verdict(result))
+    sealed = result_values(result.sealed) if result.sealed else None
+    console.print(sealed_sentence(sealed, is_found=result.is_found), soft_wrap=True)
     if result.is_found:
         console.print(f"Serve it:  drpo-proxy --bundle {result.bundle}", soft_wrap=True)
     else:
         console.print(f"It was written all the same:  {result.bundle}", soft_wrap=True)
-
-
-def _verdict(result: Result) -> str:
-    if result.sealed is None:
-        return "There are no sealed rows, so nothing shows whether the bundle is better than the baseline."
-    if result.sealed.improved:
-        return "Better than the baseline."
-    if result.is_found:
-        return 'No better than the baseline, beyond chance. It was written because of write = "found".'
-    return "No better than the baseline, beyond chance: the bundle holds the baseline."

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any, Final
 
-from optimizer.core.journal import SPECIFICATION, Event
+from optimizer.core.journal import Event
 from optimizer.report.markup import interval_cell, row, text
+from optimizer.report.preference_section import stated_preferences
 from optimizer.report.run_summary import RunSummary
+from optimizer.report.sealed_verdict import sealed_sentence
 
 _VARIANTS: Final = ("bundle", "baseline", "raw")
 _SOURCES: Final = {
@@ -36,7 +38,6 @@ class Improvement:
         examples: Number of liked answers that could become examples.
         changes: What differs between the bundles, in the lines of `drpo-optimizer diff`.
         run: The summary of the run.
-        notes: The notes of the run's journal.
         experiment: The text of the experiment file; empty if there is none, because nothing better was found.
         commands: What to do next, one command or sentence each.
     """
@@ -49,7 +50,6 @@ class Improvement:
     examples: int
     changes: Sequence[str]
     run: RunSummary
-    notes: Sequence[Event]
     experiment: str
     commands: Sequence[str]
 
@@ -65,14 +65,7 @@ def summary_html(found: Improvement) -> str:
 
 def verdict_line(sealed: Event | None, *, is_found: bool) -> str:
     """Return one sentence about the result on sealed rows."""
-    if sealed is None:
-        return "There are no sealed rows, so nothing shows whether the new bundle is better."
-    mean, low, high = sealed["against"]["baseline"]["difference"]
-    lead = f"{mean:+.3f} [{low:+.3f}, {high:+.3f}] on {sealed['rows']} questions that the search did not see"
-    if sealed["improved"]:
-        return f"The new bundle is better than the current one by {lead}."
-    kept = 'The new bundle was written because of write = "found".' if is_found else "The current bundle stays."
-    return f"Nothing better than the current bundle was found, beyond chance: {lead}. {kept}"
+    return sealed_sentence(sealed, is_found=is_found, baseline="the current bundle")
 
 
 def _headline(found: Improvement) -> Iterator[str]:
@@ -96,12 +89,8 @@ def _changes(found: Improvement) -> Iterator[str]:
 
 
 def _reasons(found: Improvement) -> Iterator[str]:
+    yield from stated_preferences(found.run.specifications)
     yield "<h2>Why</h2>"
-    for note in found.notes:
-        if note.get("note") == SPECIFICATION and note["rules"]:
-            yield f"<p>What people prefer, as {note['pairs']} pairs show it to the writer model:</p><ul>"
-            yield from (f"<li>{text(rule)}</li>" for rule in note["rules"])
-            yield "</ul>"
     wins = [(proposer, node) for proposer in found.run.proposers for node in found.run.winners(proposer)]
     if wins:
         yield "<p>Changes that led the candidate that they were made from, in the search:</p>"

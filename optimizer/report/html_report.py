@@ -14,8 +14,10 @@ from optimizer.core.journal import Event, read_journal
 from optimizer.models.token_count import NO_USAGE
 from optimizer.report.caution_sections import judge_trust, left_out, pleading
 from optimizer.report.markup import interval_cell, interval_values, row, text
+from optimizer.report.preference_section import stated_preferences
 from optimizer.report.reward_details import detail_means
 from optimizer.report.run_summary import PromptNode, RunSummary, summarize_run
+from optimizer.report.sealed_verdict import sealed_sentence
 from optimizer.report.svg_charts import draw_bars, draw_curve
 
 REPORT: Final = "report.html"
@@ -54,24 +56,14 @@ def _headline(summary: RunSummary) -> Iterator[str]:
     yield f"<h1>{text(summary.name)}</h1>"
     calls = sum(usage.calls for usage in summary.usage.values())
     yield f'<p class="soft">recipe {text(summary.recipe)}, {calls:,} calls, {summary.minutes:.0f} minutes</p>'
-    if summary.sealed is not None:
-        yield _verdict_text(summary.sealed, is_found=summary.bundle is not None and summary.bundle["found"])
-    elif summary.bundle is not None:
-        yield '<p class="verdict">Finished without sealed rows: the bundle was not compared with the baseline.</p>'
+    if summary.sealed is not None or summary.bundle is not None:
+        is_found = summary.bundle is not None and bool(summary.bundle["found"])
+        good = " good" if summary.sealed is not None and summary.sealed["improved"] else ""
+        yield f'<p class="verdict{good}">{text(sealed_sentence(summary.sealed, is_found=is_found))}</p>'
     else:
         yield '<p class="verdict">Not finished: the bundle is still to come.</p>'
     if summary.spent_out:
         yield f"<p>The budget of {text(summary.spent_out)} ended the search; what was best by then was evaluated.</p>"
-
-
-def _verdict_text(sealed: Event, *, is_found: bool) -> str:
-    against = sealed["against"]["baseline"]
-    mean, low, high = against["difference"]
-    lead = f"{mean:+.3f} [{low:+.3f}, {high:+.3f}] on {sealed['rows']} queries that nothing before has seen"
-    if sealed["improved"]:
-        return f'<p class="verdict good">Better than the baseline by {lead}.</p>'
-    held = "what the search found, because of write" if is_found else "the baseline"
-    return f'<p class="verdict">No better than the baseline, beyond chance: {lead}. The bundle holds {held}.</p>'
 
 
 def _sealed_table(summary: RunSummary) -> Iterator[str]:
@@ -113,6 +105,10 @@ def _comparison_rows(against: Mapping[str, Event], names: Sequence[str]) -> Iter
         cells = (interval_cell(preferred) if name == "baseline" else "" for name in names)
         yield row("td", "judge prefers bundle", *cells)
     yield row("td", "bundle wins", *(f"{against[name]['wins']:.0%}" if name in against else "" for name in names))
+
+
+def _preferences(summary: RunSummary) -> Iterator[str]:
+    yield from stated_preferences(summary.specifications)
 
 
 def _bundle_prompt(summary: RunSummary) -> Iterator[str]:
@@ -245,6 +241,7 @@ _SECTIONS: Final = (
     judge_trust,
     _sealed_table,
     _bundle_prompt,
+    _preferences,
     pleading,
     left_out,
     _learning_curve,

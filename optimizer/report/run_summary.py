@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from index.measures.confidence import Interval, bootstrap_mean
-from optimizer.core.journal import DROPPED, ESTIMATED, JUDGE_TRUST, STOPPED, UNUSABLE, Event
+from optimizer.core.journal import DROPPED, ESTIMATED, JUDGE_TRUST, SPECIFICATION, STOPPED, UNUSABLE, Event
 from optimizer.models.repeats import UNPARSABLE
 from optimizer.models.task_model import REFUSED
 from optimizer.rewards.pleading import PLEADING
@@ -114,6 +114,7 @@ class RunSummary:
         judge_trust: The `judge_trust` events: how often the judge preferred the right answer.
         pleading: Number of answers that spoke to the judge, whose reward for them is therefore 0.
         refused: Number of requests that the server refused for the sake of one candidate, whose score is therefore 0.
+        specifications: The `specification` events: what people prefer, as the writer model stated it.
     """
 
     name: str
@@ -132,6 +133,7 @@ class RunSummary:
     judge_trust: tuple[Event, ...]
     pleading: int
     refused: int
+    specifications: tuple[Event, ...] = ()
 
     @property
     def proposers(self) -> Mapping[str, Sequence[int]]:
@@ -191,6 +193,7 @@ def summarize_run(events: Sequence[Event]) -> RunSummary:
         judge_trust=tuple(notes[JUDGE_TRUST]),
         pleading=sum(any(PLEADING in part for part in event["parts"].values()) for event in notes["score"]),
         refused=sum(event.get("finish_reason") == REFUSED for event in notes["score"]),
+        specifications=tuple(notes[SPECIFICATION]),
     )
 
 

@@ -38,7 +38,7 @@ def test_report_fits_the_screen_and_its_details_open(report: Path, open_page: Op
     with open_page(width, scheme) as page:
         page.goto(report.as_uri())
         assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), "nothing sticks out"
-        assert page.get_by_text("Better than the baseline").first.is_visible()
+        assert page.get_by_text("The new bundle is better than the baseline").first.is_visible()
         place = page.evaluate("[...document.querySelectorAll('details')].findIndex(one => !one.open)")
         closed = page.locator("details").nth(place)
         inside = closed.locator(":scope > :not(summary)").first

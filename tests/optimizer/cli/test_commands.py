@@ -184,7 +184,7 @@ async def test_report_escapes_text_of_models_and_data(tmp_path: Path) -> None:
     assert "&lt;script&gt;alert(3)" in page
     assert "<script" not in page
     assert "http" not in page.replace("http-equiv", ""), "nothing is fetched"
-    assert "Better than the baseline" in page
+    assert "The new bundle is better than the baseline" in page
 
 
 async def test_user_reward_is_imported_from_the_folder_of_run_toml_and_its_failure_is_reported(

@@ -14,6 +14,7 @@ from optimizer.core.config_tables import SearchTable
 from optimizer.core.errors import ConfigError, DataError, UnparsableReplyError
 from optimizer.core.journal import read_journal
 from optimizer.data.preferences import CONTINUED, RATED, REGENERATED, PreferencePair, Preferences, read_preferences
+from optimizer.report.html_report import write_report
 from optimizer.search.space import Step
 from optimizer.stages.preferences.pool_choice import preferred_examples
 from optimizer.stages.preferences.specification import (
@@ -78,6 +79,9 @@ async def test_writer_model_states_preferences_once_and_gets_them_with_each_rewr
     events = read_journal(tmp_path / "out")
     stated = [event for event in events if event.get("note") == "specification"]
     assert stated[0]["rules"] == [RULES[0]]
+    page = write_report(tmp_path / "out").read_text(encoding="utf-8")
+    assert f"<li>{RULES[0]}</li>" in page
+    assert "ann@example.com" not in page
     dropped = [event["why"] for event in events if event.get("note") == "dropped" and event["what"] == "specification"]
     assert any("private" in why for why in dropped)
     assert any("judge" in why for why in dropped)

@@ -1,0 +1,21 @@
+"""Says in one sentence what the sealed evaluation found. The terminal and both pages show the same sentence."""
+
+from optimizer.core.journal import Event
+
+
+def sealed_sentence(sealed: Event | None, *, is_found: bool, baseline: str = "the baseline") -> str:
+    """Return whether the new bundle is better than the baseline.
+
+    Args:
+        sealed: The `sealed` event of the run; None if the run has no sealed rows.
+        is_found: Whether the bundle that was written is the one that the search found, and not the baseline.
+        baseline: What the reader calls the baseline.
+    """
+    if sealed is None:
+        return f"There are no sealed rows, so nothing shows whether the new bundle is better than {baseline}."
+    mean, low, high = sealed["against"]["baseline"]["difference"]
+    lead = f"{mean:+.3f} [{low:+.3f}, {high:+.3f}] on {sealed['rows']} sealed rows, which the search did not see"
+    if sealed["improved"]:
+        return f"The new bundle is better than {baseline} by {lead}."
+    kept = 'It was written because of write = "found".' if is_found else f"The bundle is that of {baseline}."
+    return f"What the search found is not better than {baseline}, beyond chance: {lead}. {kept}"
