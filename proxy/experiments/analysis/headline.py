@@ -31,9 +31,9 @@ def headline_of(one: Comparison) -> Headline | None:
     intervals = (one.lift_anytime, one.lift_fixed)
     if scale == "percent":
         told = _Told(scale, "%", "%", 100 * (one.lift or 0.0), *(_mapped(each, 0, 100) for each in intervals))
-        return _headline(one, told)
+        return _headline(one, told, _difference_words(told))
     told = _Told(scale, "times", "times", 1 + (one.lift or 0.0), *(_mapped(each, 1, 1) for each in intervals))
-    return _times_headline(one, told)
+    return _headline(one, told, _times_words(told, _AMOUNTS.get(one.unit, "as much")))
 
 
 class _Told(NamedTuple):
@@ -90,9 +90,11 @@ def _mapped(interval: Interval | None, offset: float, factor: float) -> Interval
 
 def _difference_headline(one: Comparison, difference: float) -> Headline:
     if one.unit != "share":
-        return _headline(one, _Told("difference", one.unit, one.unit, difference, one.anytime, one.fixed))
-    intervals = (_possible_points(each) for each in (one.anytime, one.fixed))
-    return _headline(one, _Told("difference", "percentage points", "points", 100 * difference, *intervals))
+        told = _Told("difference", one.unit, one.unit, difference, one.anytime, one.fixed)
+    else:
+        intervals = (_possible_points(each) for each in (one.anytime, one.fixed))
+        told = _Told("difference", "percentage points", "points", 100 * difference, *intervals)
+    return _headline(one, told, _difference_words(told))
 
 
 def _possible_points(interval: Interval | None) -> Interval | None:
@@ -100,20 +102,30 @@ def _possible_points(interval: Interval | None) -> Interval | None:
     return Interval(max(100 * interval.low, -100.0), min(100 * interval.high, 100.0)) if interval else None
 
 
-def _headline(one: Comparison, told: _Told) -> Headline:
-    """Build the headline of a difference that is 0 if the means are equal."""
-    exponent, (low, high) = told.exponent, told.rounded_interval()
+class _Words(NamedTuple):
+    """How a headline tells its numbers. The attributes are the last ones of `Headline`."""
+
+    words: str
+    words_between: str
+    short: str
+    short_between: str
+    short_one_look: str
+
+
+def _headline(one: Comparison, told: _Told, words: _Words) -> Headline:
+    """Build a headline: its numbers are rounded by the width of their interval."""
+    estimate, (low, high) = rounded(told.estimate, told.exponent), told.rounded_interval()
+    return Headline(told.scale, told.unit, estimate, low, high, _means(one, told.scale), *words)
+
+
+def _difference_words(told: _Told) -> _Words:
+    """Tell a difference that is 0 if the means are equal."""
+    exponent = told.exponent
     between, one_look = (
         _with_unit(_signed_range(each, exponent), told.short_unit) if each else ""
         for each in (told.anytime, told.fixed)
     )
-    return Headline(
-        scale=told.scale,
-        unit=told.unit,
-        estimate=rounded(told.estimate, exponent),
-        low=low,
-        high=high,
-        means=_means(one, told.scale),
+    return _Words(
         words=_directed(told.estimate, exponent, told.unit),
         words_between=_words_between(told.anytime, exponent, told.unit) if told.anytime else "",
         short=_with_unit(_signed(told.estimate, exponent), told.short_unit),
@@ -155,20 +167,14 @@ def _signed_range(interval: Interval, exponent: int) -> str:
     return f"{_signed(interval.low, exponent)} to {_signed(interval.high, exponent)}"
 
 
-def _times_headline(one: Comparison, told: _Told) -> Headline:
-    exponent, (low, high) = told.exponent, told.rounded_interval()
-    amount = _AMOUNTS.get(one.unit, "as much")
+def _times_words(told: _Told, amount: str) -> _Words:
+    """Tell a ratio of the means, which is 1 if they are equal. `amount` is what is multiplied, such as "as long"."""
+    exponent = told.exponent
     between, one_look = (
         [written(each.low, exponent), written(each.high, exponent)] if each else []
         for each in (told.anytime, told.fixed)
     )
-    return Headline(
-        scale=told.scale,
-        unit=told.unit,
-        estimate=rounded(told.estimate, exponent),
-        low=low,
-        high=high,
-        means=_means(one, told.scale),
+    return _Words(
         words=f"about {_multiple(told.estimate, amount)}",
         words_between=f"between {' and '.join(between)} times {amount}" if between else "",
         short=f"{written(told.estimate, exponent)} times",
