@@ -40,7 +40,8 @@ _KEY_VARIABLE: Final = "DRPO_API_KEY"
 _LIST_TIMEOUT: Final = 15.0  # seconds
 _BETTER: Final = (
     "Read the new prompt and the new examples below: they come from the feedback of users.",
-    "Test it on users: give --experiment {experiment} to drpo-proxy, with the same --store, and start it again.",
+    "Test it on users: copy {experiment} into the folder that --experiment of drpo-proxy names, and send SIGHUP.",
+    "If there is no such folder, start drpo-proxy again with --experiment {experiment} and the same --store.",
     "Read the result, with the store in --store or DRPO_STORE: drpo-proxy experiment report {experiment}",
     "If it is better, serve it to all: drpo-proxy --bundle {bundle}",
 )
@@ -78,7 +79,7 @@ def _start(options: argparse.Namespace) -> tuple[Start, Path]:
     """Return what the improvement begins with, and the directory of the current bundle."""
     config: Path | None = options.config
     document = read_document(config)
-    document["models"] = _with_server(document.get("models", {}), options)
+    document["models"] = _with_server(document.get("models", {}), options, ImproveFolder(options.out).task_model)
     name, directory = _current_bundle(options.bundle, document["models"]["task"].get("model", ""))
     bundle = read_bundle(directory)
     folder = config.parent if config else Path()
@@ -87,8 +88,14 @@ def _start(options: argparse.Namespace) -> tuple[Start, Path]:
     return Start(document, folder.resolve(), name, bundle.manifest, new_name), directory
 
 
-def _with_server(models: Any, options: argparse.Namespace) -> dict[str, Any]:
-    """Return the tables [models] with what the flags say about the model."""
+def _with_server(models: Any, options: argparse.Namespace, known: str) -> dict[str, Any]:
+    """Return the tables [models] with what the flags say about the model.
+
+    Args:
+        models: The tables [models] of the user's run.toml.
+        options: The flags.
+        known: The model of an improvement that has begun; empty if none has. The server is asked only if it is empty.
+    """
     if not isinstance(models, dict) or not isinstance(models.get("task", {}), dict):
         raise ConfigError("[models.task] must be a table")
     task = dict(models.get("task", {}))
@@ -101,6 +108,8 @@ def _with_server(models: Any, options: argparse.Namespace) -> dict[str, Any]:
         raise ConfigError(
             "name the model server: --base-url http://HOST:PORT/v1, or [models.task] in run.toml (--config)"
         )
+    if "model" not in task and known:
+        task["model"] = known
     if "model" not in task:
         key = os.environ.get(str(task.get("api_key_env")))
         task["model"] = asyncio.run(first_model(str(task["base_url"]), key, _LIST_TIMEOUT))
@@ -135,7 +144,7 @@ def _harvest(options: argparse.Namespace, place: StoreAddress, query: StoreQuery
         if not folder.read["with_text"]:
             raise DataError(
                 f"no request in {place.name} has texts, so there is nothing to learn from. Start drpo-proxy with "
-                "--log-content, wait for feedback, and name a new folder with --out"
+                "--store-content, wait for feedback, and name a new folder with --out"
             )
     if not folder.metric.exists():
         with read_session(place) as session:
@@ -175,12 +184,13 @@ async def _run(start: Start, folder: ImproveFolder) -> None:
 def _finish(start: Start, current: Path, query: StoreQuery, difference: float, folder: ImproveFolder) -> None:
     """Write bundle, experiment file and summary, and say what was found."""
     print_error_line("Step 4 of 4: experiment file and summary")
-    notes = [event for event in read_journal(folder.run) if "note" in event]
     run = summarize_run(read_journal(folder.run))
     is_found = bool(run.bundle and run.bundle["found"])
     if is_found:
         _copy_bundle(folder)
-        plan = ExperimentPlan(start.name, start.bundle, "bundle", query, _metric(folder), difference)
+        plan = ExperimentPlan(
+            start.name, start.bundle, str(folder.bundle.resolve()), query, _metric(folder), difference
+        )
         if not folder.experiment.exists():
             write_file(folder.experiment, experiment_text(plan).encode())
     paths = {"experiment": folder.experiment, "bundle": folder.bundle}
@@ -195,7 +205,6 @@ def _finish(start: Start, current: Path, query: StoreQuery, difference: float, f
         sum(TAG in one["tags"] for one in map(orjson.loads, (folder.inputs / POOL).read_bytes().splitlines())),
         list(differences(read_bundle(current), new)),
         run,
-        notes,
         folder.experiment.read_text(encoding="utf-8") if is_found else "",
         steps,
     )

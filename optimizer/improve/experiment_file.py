@@ -21,7 +21,7 @@ class ExperimentPlan:
     Attributes:
         name: The name of the experiment.
         current: The bundle of the control: a path, or the name of a bundle of drpo.
-        new: The bundle of the treatment, relative to the file.
+        new: The path of the bundle of the treatment.
         query: What was read from the store, with the metric.
         feedback: What the store says about the metric.
         difference: The smallest difference of the metric that the experiment should find.
@@ -62,9 +62,9 @@ def experiment_text(plan: ExperimentPlan) -> str:
     """Return the experiment file as TOML."""
     arms = (("current", plan.current), ("new", plan.new))
     lines = [
-        "# The new bundle against the current one. drpo-proxy serves it only if you name this file with --experiment",
-        "# and start it again, or if a file that --experiment names already says the same, and you send SIGHUP.",
-        "# `bundle` is relative to this file. If the proxy serves several models, add: models = [...]",
+        "# The new bundle against the current one. drpo-proxy serves the new bundle only after you copy this file into",
+        "# the folder that --experiment names, and send SIGHUP. Or start drpo-proxy with --experiment and this file.",
+        "# Change `bundle` if you move a bundle. If the proxy serves several models, add: models = [...]",
         f"name = {toml_value(plan.name)}",
         'control = "current"',
         f"metrics = [{toml_value(plan.query.metric)}]",

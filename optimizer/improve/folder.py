@@ -4,6 +4,7 @@ A step whose result is there is not repeated. Every result is complete or absent
 after an interruption at any moment.
 """
 
+import tomllib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ import orjson
 from index.atomic_file import replace_file
 from optimizer.core.errors import DataError
 from optimizer.harvest.files import ROWS, SUMMARY
+from optimizer.stages.run import RUN_FILE
 
 BEGIN: Final = "improve.json"
 FOLDER_MODE: Final = 0o700
@@ -72,6 +74,15 @@ class ImproveFolder:
         """What the harvest read, by the names of the fields of `ReadCounts`."""
         found: Mapping[str, int] = orjson.loads((self.harvest / SUMMARY).read_bytes())["read"]
         return found
+
+    @property
+    def task_model(self) -> str:
+        """The task model in run.toml of the run; an empty text if the inputs are not complete."""
+        try:
+            found = tomllib.loads((self.inputs / RUN_FILE).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError):
+            return ""
+        return str(found["models"]["task"]["model"])
 
     @property
     def row_counts(self) -> Mapping[str, int]:

@@ -83,13 +83,14 @@ class ExperimentFile:
 
 
 def read_experiments(paths: Sequence[str]) -> tuple[ExperimentFile, ...]:
-    """Read several experiment files, and check that their experiments can run together.
+    """Read experiment files, also all *.toml of a folder, and check that their experiments can run together.
 
     Raises:
         StartupError: A file is invalid, two experiments have the same name or salt, or two experiments may change the
             same setting of one request.
     """
-    files = tuple(read_experiment(Path(path)) for path in paths)
+    given = [sorted(path.glob("*.toml")) if path.is_dir() else [path] for path in map(Path, paths)]
+    files = tuple(read_experiment(path) for found in given for path in found)
     experiments = [file.experiment for file in files]
     for key in ("name", "salt"):
         values = [getattr(experiment, key) for experiment in experiments]
@@ -142,7 +143,7 @@ def _experiment_file(table: Mapping[str, Any], path: Path) -> ExperimentFile:
         end=end,
         layer=fields.line("layer") if "layer" in fields else "",
         slots=_slots(table, path),
-        adaptive=_adaptive(fields),
+        adaptive=cast("Adaptive", fields.choice("adaptive", get_args(Adaptive))) if "adaptive" in fields else None,
         planned_units=fields.integer("planned_units", 100, int(_MAX_NUMBER)) if "planned_units" in fields else 2000,
     )
     return ExperimentFile(experiment, _judge_settings(table, path), tuple(lower))
@@ -251,10 +252,6 @@ def _slots(table: Mapping[str, Any], path: Path) -> tuple[float, float]:
     if "slots" in table and "layer" not in table:
         raise StartupError(f"--experiment {path}: `slots` divide a `layer`. Give the name of the `layer` too.")
     return float(slots[0]), float(slots[1])
-
-
-def _adaptive(fields: Fields) -> Adaptive | None:
-    return cast("Adaptive", fields.choice("adaptive", get_args(Adaptive))) if "adaptive" in fields else None
 
 
 def _time(table: Mapping[str, Any], key: str, default: float, path: Path) -> float:

@@ -58,7 +58,7 @@ async def test_feedback_becomes_a_better_bundle_and_an_experiment_that_the_proxy
         for query in disliked_queries(60):
             assert query in queries_of(out / "inputs" / "rows.jsonl", expected_part(query))
         page = (out / "summary.html").read_text(encoding="utf-8")
-        assert "The new bundle is better than the current one" in page
+        assert "The new bundle is better than the current bundle" in page
         assert "prompt\n" in page
         assert f"planned_units = {experiment.planned_units}" in page
         assert "drpo-proxy experiment report" in capsys.readouterr().out
@@ -78,7 +78,7 @@ async def test_without_a_better_bundle_there_is_nothing_to_test(
     assert not (out / "experiment.toml").exists()
     assert not (out / "bundle").exists()
     assert "Keep the current bundle" in (out / "summary.html").read_text(encoding="utf-8")
-    assert "Nothing better than the current bundle" in capsys.readouterr().out
+    assert "What the search found is not better than the current bundle, beyond chance" in capsys.readouterr().out
 
 
 async def test_own_rows_keep_their_part_and_take_precedence_over_feedback(tmp_path: Path) -> None:
@@ -106,6 +106,9 @@ async def test_flags_alone_are_enough_and_pairs_reach_the_run(tmp_path: Path) ->
         write_bundle_and_config(tmp_path, url)
         flags = ["--bundle", str(tmp_path / "start"), "--base-url", url, "--kind", "chat"]
         assert await improve(*flags, "--store", store, "--out", str(out)) == 0
+    before = contents(out)
+    assert await improve(*flags, "--store", store, "--out", str(out)) == 0, "a finished folder needs no server"
+    assert contents(out) == before
     found = read_preferences(out / "inputs" / "preferences.jsonl")
     (pair,) = found.pairs
     assert set(found.comments) == {"A wish about train.", "A wish about validation."}
@@ -163,15 +166,17 @@ async def test_command_killed_in_the_harvest_and_in_the_run_continues_and_counts
         assert process.returncode == 0, output.decode()
         paid = models.paid_by_call(answered)
         assert all(paid[key] == 1 for key in answered), "a reply in the journal is never asked for again"
-    for name in ("bundle/manifest.json", "experiment.toml", "inputs/rows.jsonl", "metric.json", "harvest/harvest.json"):
+    for name in ("bundle/manifest.json", "inputs/rows.jsonl", "metric.json", "harvest/harvest.json"):
         assert (out / name).read_bytes() == (undisturbed / name).read_bytes(), name
+    written = (undisturbed / "experiment.toml").read_text().replace(str(undisturbed), str(out))
+    assert (out / "experiment.toml").read_text() == written
 
 
 @pytest.mark.parametrize(
     ("given", "changed", "message"),
     [
         ({"disliked": 0}, {}, "has no request"),
-        ({"logs_content": False}, {}, "--log-content"),
+        ({"logs_content": False}, {}, "--store-content"),
         ({"disliked": 3}, {}, "too little feedback"),
         ({}, {"--bundle": "nowhere"}, "no directory nowhere"),
         ({}, {"--store": "sqlite:none"}, "no such file"),

@@ -50,6 +50,17 @@ def write_file(folder: Path, text: str = GOOD, name: str = "one.toml") -> Path:
     return path
 
 
+def test_folder_stands_for_the_files_in_it(tmp_path: Path) -> None:
+    (tmp_path / "experiments").mkdir()
+    assert read_experiments([str(tmp_path / "experiments")]) == ()
+    for name, slots in (("two", "[0.5, 1.0]"), ("one", "[0.0, 0.5]")):
+        text = GOOD.replace('"one"', f'"{name}"').replace("[0.0, 0.5]", slots)
+        write_file(tmp_path / "experiments", text, f"{name}.toml")
+    (tmp_path / "experiments" / "notes.txt").write_text("no experiment")
+    found = read_experiments([str(tmp_path / "experiments")])
+    assert [one.experiment.name for one in found] == ["one", "two"]
+
+
 def test_file_is_read_as_an_experiment(tmp_path: Path) -> None:
     found = read_experiment(write_file(tmp_path))
     experiment = found.experiment
