@@ -92,6 +92,7 @@ class SearchTable:
             limit that would otherwise end the search in its first levels. The races of the tuning stage use the key
             `queries` of the table [tune].
         alpha: The probability that a race drops a candidate that is as good as the leader, in any of its comparisons.
+            With a large value, a search drops some good candidates, but has more levels for the same number of answers.
         indifference: A difference in score that does not matter. A race ends early when no candidate can be better
             than the leader by this difference or more.
         seed: The seed of all random choices of the run.
@@ -125,7 +126,7 @@ class SearchTable:
     first: int = 10
     block: int = 4
     queries: int | None = None
-    alpha: float = 0.05
+    alpha: float = 0.5
     indifference: float = 0.005
     seed: int = 0
     words: int = 250
