@@ -35,7 +35,7 @@ _NAVIGATION: Final = {
         "Bundles": "bundles retrieval example-sets published-prompts embedders learned-bundles",
         "Learn a bundle": "optimizing rewards search recipes run-toml run-failures improving harvest",
         "Experiments and operation": "experiments deploying scaling security supply-chain versions",
-        "Background": "method benchmarks glossary architecture decisions/README",
+        "Background": "faq comparison method benchmarks glossary architecture decisions/README",
         "More": "README /examples/README /CONTRIBUTING /SECURITY /CHANGELOG",
     },
     "docs/benchmarks": {"": "benchmarks/*"},

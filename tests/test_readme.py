@@ -16,7 +16,7 @@ from tests.pages import MARKS, blocks, follow
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 FLAGS = ROOT / "docs" / "flags.md"
-PAGES = (*sorted((ROOT / "examples").glob("*/README.md")), ROOT / "docs" / "deploying.md")
+PAGES = (*sorted((ROOT / "examples").glob("*/README.md")), ROOT / "docs" / "deploying.md", ROOT / "docs" / "faq.md")
 TOP = ("deploy", "docs", "examples", "index", "optimizer", "proxy", "tests")
 _FENCED = re.compile(r"^(```|~~~).*?^\1", re.MULTILINE | re.DOTALL)
 BEGIN, END = "<!-- flags: begin -->\n", "<!-- flags: end -->"
@@ -46,7 +46,7 @@ def test_page_lists_the_flags_of_the_command() -> None:
     assert text == rewritten(text), "run `python -m tests.test_readme`"
 
 
-@pytest.mark.parametrize("page", [README, *PAGES], ids=lambda page: page.parent.name)
+@pytest.mark.parametrize("page", [README, *PAGES], ids=lambda page: f"{page.parent.name}/{page.stem}")
 def test_every_block_of_a_page_has_a_mark(page: Path) -> None:
     unmarked = [block.line for block in blocks(page.read_text(encoding="utf-8")) if block.mark not in MARKS]
     assert not unmarked, f"blocks without a mark of {MARKS}"
@@ -64,7 +64,7 @@ def _followed() -> list[Path]:
 
 @pytest.mark.deploy
 @pytest.mark.slow
-@pytest.mark.parametrize("page", _followed(), ids=lambda page: page.parent.name)
+@pytest.mark.parametrize("page", _followed(), ids=lambda page: f"{page.parent.name}/{page.stem}")
 def test_commands_of_a_page_succeed(page: Path) -> None:
     follow(page)
 
