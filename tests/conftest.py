@@ -8,16 +8,19 @@ from functools import cache
 from typing import Final
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from index.embedders import registry
 from tests import neutral
 from tests.quality.served import served_proxy
 from tools.steps import Say
 
-# A deadline for each example would fail on a busy machine.
-settings.register_profile("drpo", deadline=None)
-settings.load_profile("drpo")
+# A deadline for each example, and a limit for the time of drawing them, would fail on a busy machine. The fast tests
+# draw the same examples in each run, so that no change is refused for a fault that it did not make. The slow tests draw
+# new examples, and more of them.
+PATIENT: Final = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("fast", derandomize=True, **PATIENT)
+settings.register_profile("slow", **PATIENT)
 
 LONG: Final = (
     "tests/faults/test_server_faults.py",
@@ -36,9 +39,10 @@ LONG: Final = (
 SLOW_TIMEOUT = 600  # seconds: some machines need three times as long as others
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """Make the surroundings neutral before test modules are imported, some of which read environment variables."""
     neutral.apply()
+    settings.load_profile("fast" if "not slow" in config.getoption("-m") else "slow")
     _share_embedders()
     gc.disable()  # until the tests are collected: nearly all objects that this makes are kept
 

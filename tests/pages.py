@@ -24,8 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from tests.bench.peers.machine import free_port
 from tests.clients.environments import python_of
+from tests.ports import free_port
 
 PORTS: Final = ("8080", "8000")
 MARKS: Final = ("run", "serve", "not-run")

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench.peers.machine import free_port
 from tests.bench.start import copied, make_run
 from tests.pages import blocks
+from tests.ports import free_port
 from tests.test_repository import ROOT
 
 TIMEOUT = 120.0  # seconds

@@ -25,7 +25,7 @@ import aiohttp
 
 from index.measures.refusals import refuses
 from proxy.fit.questions import SHIPPED, read_questions
-from tests.bench.peers.machine import free_port
+from tests.ports import free_port
 from tests.test_repository import ROOT
 
 LENGTH: Final = 48  # tokens

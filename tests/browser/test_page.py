@@ -265,7 +265,7 @@ def test_live_numbers_move(url: str, folder: Path, open_page: Open, width: int, 
         body = json.dumps({"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4}).encode()
         ask = urllib.request.Request(f"{url}/api/chat", body, {"Content-Type": "application/json"})
         urllib.request.urlopen(ask).read()
-        expect(requests).not_to_have_text(before, timeout=10_000)
+        expect(requests).not_to_have_text(before, timeout=60_000)
         _fits(page, width)
         page.screenshot(path=folder / f"live-{width}-{scheme}.png", full_page=True)
 

@@ -115,7 +115,7 @@ def test_reference_to_an_earlier_answer_is_refused_with_the_setting_to_change(
 
 async def test_cancelled_streams_are_no_longer_in_flight(base_url: str, output: Callable[[str], Found]) -> None:
     assert len(output("openai_session.py")["cancelled"]) == 3
-    async with aiohttp.ClientSession() as client, asyncio.timeout(20):
+    async with aiohttp.ClientSession() as client, asyncio.timeout(60):
         lines = await metrics(client, base_url)
         while "drpo_requests_in_flight 0.0" not in lines:
             await asyncio.sleep(0.1)

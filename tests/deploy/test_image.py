@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from proxy.api.auth import new_key
-from tests.bench.peers.machine import free_port
 from tests.deploy.parts import DEPLOY, ROOT, environment
 from tests.neutral import OUTSIDE
+from tests.ports import free_port
 
 DOCKERFILE = DEPLOY / "Dockerfile"
 READ_ONLY = 'mount --bind /tmp /tmp && mount -o remount,bind,ro / && ! touch /written 2>/dev/null && exec "$@"'
@@ -102,5 +102,5 @@ def test_image_steps_give_a_healthy_server_on_a_read_only_file_system(image: Pat
         subprocess.run([image / "python", "-c", check], env=environment, check=True)
     finally:
         process.terminate()
-        process.communicate(timeout=30)
+        process.communicate(timeout=60)
     assert process.returncode == 0

@@ -14,9 +14,9 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from tests.bench.peers.machine import free_port
 from tests.deploy.parts import DEPLOY, called, environment, program
 from tests.faults.scripted import Received, Reply, completion_events, scripted_backend
+from tests.ports import free_port
 from tests.proxy.serving import serving
 
 pytestmark = [pytest.mark.slow, pytest.mark.deploy]
@@ -73,7 +73,7 @@ def envoy(folder: Path, tls: Path, port: int, proxy: int) -> list[str]:
 async def running(command: list[str], port: int) -> AsyncIterator[None]:
     process = await asyncio.create_subprocess_exec(*command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while True:
                 try:
                     (await asyncio.open_connection("127.0.0.1", port))[1].close()
@@ -96,7 +96,7 @@ async def test_events_pass_one_by_one_and_what_is_not_public_does_not(
     async def script(reply: Reply, _request: Received) -> None:
         await reply.begin()
         for event in completion_events(["word "] * EVENTS, usage=False):
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 await arrived.acquire()
             await reply.chunk(event)
         await reply.end()
@@ -120,7 +120,7 @@ async def test_events_pass_one_by_one_and_what_is_not_public_does_not(
 async def _read_one_by_one(response: aiohttp.ClientResponse, arrived: asyncio.Semaphore) -> bytes:
     """Let the next event be sent when one has come."""
     said, seen = b"", 0
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(120):
         async for data in response.content.iter_any():
             said += data
             new = said.count(b'"word ') + said.count(b'"finish_reason":"stop"')

@@ -21,11 +21,11 @@ import pytest
 from aiohttp import web
 
 from proxy.core.metrics import create_metrics
-from tests.bench.peers.machine import free_port
 from tests.deploy import dashboards, rules
 from tests.deploy.parts import DEPLOY, program
 from tests.faults.process import command
 from tests.faults.scripted import Received, Reply, completion, completion_events, scripted_backend
+from tests.ports import free_port
 from tests.proxy.experiments.test_shadow_judge import chat
 
 PROMETHEUS = DEPLOY / "prometheus"

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench.peers.machine import free_port
 from tests.deploy import release
 from tests.deploy.bill import BILL
 from tests.deploy.parts import ROOT
+from tests.ports import free_port
 
 
 def test_changelog_has_the_version_or_an_unreleased_section() -> None:
@@ -72,5 +72,5 @@ def test_wheel_in_a_clean_environment_starts_the_server(dist: Path, tmp_path: Pa
         assert process.stdout.readline().startswith(b"Listening on http://127.0.0.1:")
     finally:
         process.terminate()
-        process.communicate(timeout=30)
+        process.communicate(timeout=60)
     assert process.returncode == 0

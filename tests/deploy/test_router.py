@@ -19,9 +19,9 @@ import pytest
 from proxy.backends.embedded.model_file import MODEL_NAME
 from proxy.backends.embedded.weights import GEMMA, default_cache, prepare_weights
 from tests.bench.peers.install import python_of
-from tests.bench.peers.machine import free_port
 from tests.deploy.parts import ROOT
 from tests.faults.process import Command, command
+from tests.ports import free_port
 from tools.steps import StepError
 
 pytestmark = [pytest.mark.slow, pytest.mark.deploy]
@@ -76,7 +76,7 @@ async def router(workers: list[str]) -> AsyncIterator[str]:
         str(python), str(python.with_name("vllm-router")), *told, stdout=subprocess.DEVNULL
     )
     try:
-        async with asyncio.timeout(30), aiohttp.ClientSession() as session:
+        async with asyncio.timeout(120), aiohttp.ClientSession() as session:
             while not await _is_well(session, f"http://127.0.0.1:{port}/health"):
                 await asyncio.sleep(0.1)
         yield f"http://127.0.0.1:{port}"

@@ -29,14 +29,14 @@ class RawClient:
         with suppress(ConnectionError):
             await self.writer.drain()
 
-    async def reply(self, within: float = 5.0) -> bytes:
+    async def reply(self, within: float = 60.0) -> bytes:
         """Return everything until the proxy closes the connection."""
         async with asyncio.timeout(within):
             with suppress(ConnectionError):
                 return await self.reader.read()
         return b""
 
-    async def some(self, until: bytes, within: float = 5.0) -> bytes:
+    async def some(self, until: bytes, within: float = 60.0) -> bytes:
         """Return what is received up to `until`."""
         async with asyncio.timeout(within):
             return await self.reader.readuntil(until)

@@ -11,7 +11,7 @@ import pytest
 async def nothing_is_left() -> AsyncIterator[None]:
     before = _counts()
     yield
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while any(now > then for now, then in zip(_counts(), before, strict=True)):
             await asyncio.sleep(0.01)
 

@@ -16,6 +16,7 @@ from tests.faults.catalogue import FAULTS, events, payloads, text_of, whole, wor
 
 OVERLOADED = 503
 UNREACHABLE = frozenset({502, 503})
+TIMED_OUT = 504
 DONE = b"data: [DONE]\n\n"
 
 
@@ -72,6 +73,7 @@ class Histories:
         logged: The log lines of the proxy.
         hits: The requests that reached a backend.
         unreachable: Whether a backend was down for some time, which explains a 502 or 503.
+        stalled: Whether the process was not run for some time, which explains a timeout of the proxy.
         crowded: Whether the limit of requests in flight may have been reached, which explains a 503.
         defects: The failures that the proxy logged.
     """
@@ -81,6 +83,7 @@ class Histories:
     hits: Sequence[Hit]
     unreachable: bool = False
     crowded: bool = False
+    stalled: bool = False
     defects: Sequence[str] = ()
 
 
@@ -144,6 +147,7 @@ def _statuses_are_explained(histories: Histories) -> Iterator[str]:
         known = set(FAULTS[asked.fault].statuses)
         known |= UNREACHABLE if histories.unreachable else set()
         known |= {OVERLOADED} if histories.crowded else set()
+        known |= {*UNREACHABLE, TIMED_OUT} if histories.stalled else set()
         if not asked.left and asked.status not in known:
             yield f"{asked}: expected one of {sorted(known)}"
 

@@ -6,8 +6,8 @@ It answers /v1/models and /tokenize as vLLM does, and every other POST with the 
 import asyncio
 import socket
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -211,9 +211,28 @@ async def _read_request(reader: asyncio.StreamReader) -> Received | None:
     return Received(method, path, headers, await reader.readexactly(length))
 
 
+@contextmanager
+def reserved_port() -> Iterator[int]:
+    """Reserve a port during the block: connections to it are refused, until a backend of the test listens on it.
+
+    Otherwise another process could get the port while nobody listens on it.
+    """
+    with socket.socket() as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a second socket may then bind the port
+        holder.bind(("127.0.0.1", 0))  # and does not listen
+        yield int(holder.getsockname()[1])
+
+
+@contextmanager
+def stopped_backend(script: Script, **settings: Any) -> Iterator[ScriptedBackend]:
+    """Return a backend that does not run yet. During the block, `scripted_backend` runs it, always on the same port."""
+    with reserved_port() as port:
+        yield ScriptedBackend(script, url=f"http://127.0.0.1:{port}", **settings)
+
+
 @asynccontextmanager
 async def scripted_backend(script: Script | ScriptedBackend, **settings: Any) -> AsyncIterator[ScriptedBackend]:
-    """Run a backend during the block. A backend that ran before gets its port again."""
+    """Run a backend during the block, on its port if it has one."""
     backend = script if isinstance(script, ScriptedBackend) else ScriptedBackend(script, **settings)
     before = int(backend.url.rpartition(":")[2] or 0)
     loop = asyncio.get_running_loop()

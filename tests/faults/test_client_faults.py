@@ -55,7 +55,7 @@ async def test_client_that_disconnects_stops_the_work_of_the_backend(
         while not backend.generating:
             await asyncio.sleep(0.005)
         client.vanish() if way == "resets" else client.writer.close()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await backend.aborted.wait()
         await _settled(proxy)
         assert 'outcome="client_gone",route="/v1/chat/completions",status="499"' in await _metrics(proxy)
@@ -87,10 +87,14 @@ async def test_slow_headers_are_408_and_an_idle_connection_is_closed_without_a_r
             assert reply.startswith(b"HTTP/1.1 408 ")
             assert b"The headers did not arrive within 0.3 s." in reply
             assert await idle.reply() == b""
+
+
+async def test_deadline_is_for_the_first_headers_and_not_for_the_connection() -> None:
+    async with scripted_backend(answer) as backend, serving(backend.url, read_timeout=1.0) as proxy:
         async with raw_client(proxy.url) as client:
             await client.send(chat_request())
             await client.some(b"Yes.")
-            await asyncio.sleep(0.4)  # the deadline is for the first headers, not for the connection
+            await asyncio.sleep(1.2)
             await client.send(chat_request())
             await client.some(b"Yes.")
 
@@ -115,7 +119,7 @@ async def test_client_that_does_not_read_is_disconnected_and_takes_little_memory
             await client.send(chat_request(stream=True))
             while not backend.generating:
                 await asyncio.sleep(0.005)
-            await _settled(proxy, within=10)
+            await _settled(proxy)
             assert _resident() - before < 64 * 2**20
         assert 'outcome="client_gone"' in await _metrics(proxy)
 
@@ -255,7 +259,7 @@ async def test_overload_is_refused_at_once_and_admitted_requests_are_served() ->
         serving(backend.url, bundles={}, max_in_flight=4, max_queue=0) as proxy,
     ):
         tasks = [asyncio.create_task(proxy.chat()) for _ in range(16)]
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while sum(task.done() for task in tasks) < 12:
                 await asyncio.sleep(0.005)
         inside.set()
@@ -265,7 +269,7 @@ async def test_overload_is_refused_at_once_and_admitted_requests_are_served() ->
         assert len(backend.generating) == 4
 
 
-async def _settled(proxy: Serving, within: float = 20.0) -> None:
+async def _settled(proxy: Serving, within: float = 60.0) -> None:
     async with asyncio.timeout(within):
         while proxy.gateway.admission.in_flight:
             await asyncio.sleep(0.005)

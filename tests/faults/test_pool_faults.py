@@ -9,7 +9,7 @@ import pytest
 from proxy.backends import pool
 from proxy.backends.load_balancing import BackendHealth
 from tests.faults.scripted import Received, Reply, ScriptedBackend, completion, scripted_backend
-from tests.proxy.serving import Serving, serving
+from tests.proxy.serving import Serving, serving, until
 
 Script = Callable[[Reply, Received], Awaitable[None]]
 QUIET = {"connect_timeout": 10.0, "health_interval": 60.0}
@@ -42,7 +42,8 @@ async def test_backend_that_fails_requests_is_ejected_even_if_it_answers_health_
     async with scripted_backend(status(502)) as broken, scripted_backend(answer) as well:
         async with serving(broken.url, well.url, bundles={}, health_interval=0.05) as proxy:
             statuses = [(await proxy.chat(f"question {n}"))[0] for n in range(60)]
-            await asyncio.sleep(0.2)
+            checked = _checks(broken)
+            await until(lambda: _checks(broken) >= checked + 3)
             statuses += [(await proxy.chat(f"another {n}"))[0] for n in range(20)]
             assert len(broken.generating) == statuses.count(502) == 3
             assert proxy.gateway.pool.backends[0].healthy
@@ -88,14 +89,14 @@ async def test_hung_backend_does_not_delay_requests_to_others() -> None:
     async with scripted_backend(hang) as hung, scripted_backend(answer) as one, scripted_backend(answer) as two:
         async with serving(hung.url, one.url, two.url, bundles={}, **QUIET) as proxy:
             asking = [asyncio.create_task(proxy.chat(f"question {n}")) for n in range(100)]
-            async with asyncio.timeout(20):  # all but those that hang are answered
+            async with asyncio.timeout(60):  # all but those that hang are answered
                 while sum(task.done() for task in asking) < len(asking) - hits(hung)[0]:
                     await asyncio.sleep(0.01)
             stuck = [task for task in asking if not task.done()]
             assert {task.result()[0] for task in asking if task.done()} == {200}
             assert len(stuck) == hits(hung)[0]
             assert len(stuck) <= 100 * 1.25 / 3 + 1, "no more than its share of what is in flight"
-            later = await asyncio.wait_for(asyncio.gather(*(proxy.chat(f"later {n}") for n in range(30))), 20)
+            later = await asyncio.wait_for(asyncio.gather(*(proxy.chat(f"later {n}") for n in range(30))), 60)
             assert {reply[0] for reply in later} == {200}, "a backend with open requests is passed over"
             for task in stuck:
                 task.cancel()
@@ -106,10 +107,9 @@ async def test_hung_health_check_does_not_delay_other_checks() -> None:
     async with scripted_backend(answer) as hung, scripted_backend(answer) as well:
         async with serving(hung.url, well.url, bundles={}, health_interval=0.05):
             hung.listing = hang
-            checks = _checks(well)
-            await asyncio.sleep(0.5)
-            assert _checks(well) - checks >= 3
-            assert _checks(hung) <= checks + 2
+            checks, of_hung = _checks(well), _checks(hung)
+            await until(lambda: _checks(well) >= checks + 5)
+            assert _checks(hung) <= of_hung + 2, "one that had begun, and one that hangs"
 
 
 async def test_503_is_retried_once_on_another_backend() -> None:
@@ -142,7 +142,7 @@ async def test_retry_budget_limits_the_retries_of_failing_backends() -> None:
     async with scripted_backend(busy) as one, scripted_backend(busy) as two:
         async with serving(one.url, two.url, bundles={}, **QUIET) as proxy:
             asking = [asyncio.create_task(proxy.chat(f"question {n}")) for n in range(50)]
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 while sum(hits(one, two)) < 50:
                     await asyncio.sleep(0.01)
                 gates[0].set()
@@ -157,12 +157,14 @@ async def test_retry_budget_limits_the_retries_of_failing_backends() -> None:
 async def test_turns_of_a_conversation_share_a_backend_and_conversations_spread() -> None:
     async with scripted_backend(answer) as one, scripted_backend(answer) as two:
         async with serving(one.url, two.url, **QUIET) as proxy:
-            for number in range(12):
+            number = 0
+            while number < 12 or not min(hits(one, two)):  # which backend a conversation gets depends on their ports
+                assert number < 100, "all conversations have the same backend"
                 before = hits(one, two)
                 await _converse(proxy, f"What is the number {number}?")
                 after = hits(one, two)
                 assert sorted(b - a for a, b in zip(before, after, strict=True)) == [0, 3]
-            assert min(hits(one, two)) > 0
+                number += 1
 
 
 async def _busy(reply: Reply, _: Received) -> None:

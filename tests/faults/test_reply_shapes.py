@@ -318,7 +318,7 @@ PATHS: Final = {"chat": ["/v1/chat/completions"], "completion": ["/v1/chat/compl
 def test_no_reply_becomes_a_500_or_an_answer_without_a_proper_end(kind: str, path: str, number: int) -> None:
     with asking(kind) as ask:
 
-        @settings(max_examples=number, deadline=None, suppress_health_check=list(HealthCheck))
+        @settings(max_examples=number, suppress_health_check=list(HealthCheck))
         @given(st.data(), st.booleans(), STATUS, MEDIA_TYPE)
         def check(data: st.DataObject, stream: bool, status: int, media_type: str) -> None:
             body = data.draw(streams(kind) | bodies(kind) if stream else bodies(kind))

@@ -73,7 +73,7 @@ async def test_sigterm_refuses_new_requests_and_completes_open_streams(workers: 
         command("--backend", backend.url, "--workers", workers, *PATIENT) as server,
     ):
         open_streams = [asyncio.create_task(stream(server)) for _ in range(6)]
-        await until(lambda: len(backend.generating) == 6, 60)
+        await until(lambda: len(backend.generating) == 6)
         server.process.send_signal(signal.SIGTERM)
         await _refuses(server)
         gate.set()
@@ -103,7 +103,7 @@ async def test_drain_ends_at_its_timeout(workers: str) -> None:
     arguments = ("--workers", workers, "--drain-timeout", "0.5")
     async with scripted_backend(answer) as backend, command("--backend", backend.url, *arguments) as server:
         asking = asyncio.create_task(server.chat(wait=3600))
-        await until(lambda: backend.generating, 60)
+        await until(lambda: backend.generating)
         server.process.send_signal(signal.SIGTERM)
         assert await server.ended() == 0
         with pytest.raises(aiohttp.ClientError):
@@ -114,7 +114,7 @@ async def test_second_interrupt_ends_the_server_at_once() -> None:
     flags = ("--workers", "2", *PATIENT)
     async with scripted_backend(answer) as backend, command("--backend", backend.url, *flags) as server:
         asking = asyncio.create_task(server.chat(wait=3600))
-        await until(lambda: backend.generating, 60)
+        await until(lambda: backend.generating)
         server.process.send_signal(signal.SIGINT)
         await _refuses(server)  # it has received the first signal, or the kernel could make one of the two
         assert server.process.returncode is None
@@ -131,9 +131,9 @@ async def test_killed_worker_is_replaced_while_the_others_serve() -> None:
     async with scripted_backend(held_until(gate)) as backend, command("--backend", backend.url, *arguments) as server:
         first, second = server.workers()
         held = [asyncio.create_task(server.chat(f"number {n}", held=True)) for n in range(requests)]
-        await until(lambda: len(backend.generating) == requests, 60)
+        await until(lambda: len(backend.generating) == requests)
         os.kill(first, signal.SIGKILL)
-        await until(lambda: any(request.done() for request in held), 60)
+        await until(lambda: any(request.done() for request in held))
         gate.set()
         outcomes = await asyncio.gather(*held, return_exceptions=True)
         lost = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
@@ -191,11 +191,11 @@ async def test_server_killed_during_its_drain_completes_open_streams() -> None:
         command("--backend", backend.url, "--workers", "2", *PATIENT) as server,
     ):
         open_streams = [asyncio.create_task(stream(server)) for _ in range(4)]
-        await until(lambda: len(backend.generating) == 4, 60)
+        await until(lambda: len(backend.generating) == 4)
         server.process.send_signal(signal.SIGTERM)
         await _refuses(server)
         server.process.kill()
-        await until(lambda: not _alive(server.process.pid), 60)
+        await until(lambda: not _alive(server.process.pid))
         gate.set()
         assert all(one.endswith(b"data: [DONE]\n\n") for one in await asyncio.gather(*open_streams))
 
@@ -209,7 +209,7 @@ async def test_limits_apply_to_all_workers_together(tmp_path: Path) -> None:
     async with scripted_backend(held_until(gate)) as backend, command("--backend", backend.url, *arguments) as server:
         began = time.monotonic()
         together = [asyncio.create_task(server.chat(f"number {n}", mine, held=True)) for n in range(8)]
-        await until(lambda: sum(request.done() for request in together) == 5, 60)
+        await until(lambda: sum(request.done() for request in together) == 5)
         gate.set()
         statuses = [status for status, _, _ in await asyncio.gather(*together)]
         assert sorted(statuses) == [200] * 3 + [503] * 5

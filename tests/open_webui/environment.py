@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Final
 
 from tests.clients.environments import clean_environment
+from tests.ports import free_port
 from tests.torch_environment import TorchEnvironment
-from tests.vllm.server import free_port, serving
+from tests.vllm.server import serving
 from tools.steps import Say
 
 _MIN_FREE_DISK: Final = 5e9  # bytes: the environment has 2.4 GB, and uv's cache as much

@@ -132,7 +132,7 @@ async def serving(
     await _few_turns()  # transports close in them
 
 
-async def until(condition: Callable[[], object], within: float = 10.0) -> None:
+async def until(condition: Callable[[], object], within: float = 60.0) -> None:
     """Wait until a condition is true, at most `within` seconds."""
     async with asyncio.timeout(within):
         while not condition():

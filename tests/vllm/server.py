@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import socket
 import sys
 import tempfile
 import urllib.error
@@ -11,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from tests.ports import free_port
 from tests.vllm.models import SmallModel, model_folder, with_template
 from tools.keep import cache_root
 from tools.steps import Say, StepError, end_group, spawn, tail, wait_for
@@ -109,13 +109,6 @@ def _vllm_environment(environment: Path, scratch: str, cores: Sequence[int]) -> 
 def wide_terminal() -> dict[str, str]:
     """Environment variables with which a command does not wrap its tables."""
     return {**os.environ, "COLUMNS": "300"}
-
-
-def free_port() -> int:
-    """A port that no process listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _answers(url: str) -> bool:

@@ -15,8 +15,9 @@ from typing import Final
 
 from proxy.api.auth import new_key
 from tests.bench.peers.install import node_gateway, python_of
-from tests.bench.peers.machine import SERVER_CORE, free_port, listens, running, write
+from tests.bench.peers.machine import SERVER_CORE, listens, running, write
 from tests.bench.peers.source import MODEL
+from tests.ports import free_port
 from tools.steps import Say
 
 _WORKERS_START: Final = 5.0  # seconds

@@ -17,8 +17,9 @@ import orjson
 
 from index.bundle.bundle import default_bundle_directory, read_bundle
 from tests.bench.peers.gateways import Gateway
-from tests.bench.peers.machine import OTHERS_CORE, free_port, listens, program, running, usage, write
+from tests.bench.peers.machine import OTHERS_CORE, listens, program, running, usage, write
 from tests.bench.peers.source import MODEL
+from tests.ports import free_port
 
 HERE: Final = Path(__file__).parent
 _PLACEHOLDER: Final = "NEVERSEENQUERY"

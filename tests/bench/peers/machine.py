@@ -31,13 +31,6 @@ class Usage:
     memory: int
 
 
-def free_port() -> int:
-    """A free port."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def program(name: str, package: str) -> str:
     """The path of an installed program.
 

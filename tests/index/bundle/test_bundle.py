@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from index.bundle.bundle import default_bundle_directory, load_bundle, read_bundle, read_manifest, write_bundle
@@ -158,7 +158,6 @@ def test_archive_of_arrays_is_refused(directory: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-@settings(deadline=None)
 @given(st.binary(max_size=40), st.integers(0, 90))
 def test_any_malformed_vectors_header_is_a_bundle_error(noise: bytes, at: int) -> None:
     with tempfile.TemporaryDirectory() as parent:

@@ -134,7 +134,7 @@ def test_unusual_texts_have_vectors(text: str) -> None:
 
 
 @given(any_text)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_every_text_has_a_unit_vector_or_a_zero_vector(text: str) -> None:
     norm = float(np.linalg.norm(EMBEDDER.embed([text])[0]))
     assert norm == 0 or norm == pytest.approx(1.0, abs=1e-5)

@@ -197,7 +197,7 @@ json_values = st.recursive(
 
 
 @given(json_values)
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=list(HealthCheck))
 def test_any_reply_gives_an_error_or_a_unit_vector(server: EmbeddingsServer, embedder: Embedder, value: object) -> None:
     server.answer = lambda _: Reply(json.dumps({"data": value}).encode())
     try:
@@ -259,7 +259,7 @@ def test_refused_connection_is_an_embedder_error(embedder: Embedder) -> None:
 
 def test_request_times_out(server: EmbeddingsServer, embedder: Embedder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(index.embedders.openai_server, "_TIMEOUT_SECONDS", 0.05)
-    server.answer = lambda request: Reply(well(request).body, delay=0.5)
+    server.answer = lambda request: Reply(well(request).body, delay=2.0)
     assert "did not answer (TimeoutError)" in refused(embedder, ["a"])
 
 

@@ -155,7 +155,7 @@ def bank(count: int, seed: int) -> tuple[tuple[Example, ...], TokenLengths]:
 
 @examples(10, more=100)
 def test_set_ends_just_past_a_block_and_unpinned_examples_vote_once(number: int) -> None:
-    @settings(deadline=None, max_examples=number)
+    @settings(max_examples=number)
     @given(count=st.integers(60, 200), sets=st.integers(3, 20), seed=st.integers(0, 9), apart=st.integers(1, 2))
     def check(count: int, sets: int, seed: int, apart: int) -> None:
         examples, lengths = bank(count, seed)

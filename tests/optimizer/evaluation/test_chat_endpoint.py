@@ -12,6 +12,7 @@ from optimizer.evaluation.chat_endpoint import ChatEndpoint, Decoding
 from optimizer.models.http_client import Endpoint, RetryPolicy
 from optimizer.models.model_list import first_model
 from tests.optimizer.scripted_endpoint import Reply, ScriptedEndpoint, completion, failure
+from tests.proxy.serving import until
 
 ASKED = (Message("user", "the secret question"),)
 
@@ -144,7 +145,7 @@ async def test_number_of_concurrent_requests_is_limited() -> None:
         nonlocal running, most
         running += 1
         most = max(most, running)
-        await asyncio.sleep(0.01)
+        await until(lambda: most >= 3)
         running -= 1
 
     endpoint = ScriptedEndpoint(lambda _body, _variant: completion("x"), before_reply=count)

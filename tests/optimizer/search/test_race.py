@@ -54,7 +54,7 @@ def test_critical_value_grows_with_more_looks_and_smaller_alpha() -> None:
     assert critical_value(RaceSettings(alpha=0.01)) > critical_value(RaceSettings(alpha=0.1)) > 1.28
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(1, 6), st.integers(2, 12), st.integers(1, 7), st.integers(0, 10**6))
 def test_block_continues_the_last_one_with_the_remaining_candidates(
     count: int, first: int, block: int, seed: int

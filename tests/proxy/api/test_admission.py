@@ -17,7 +17,7 @@ from proxy.core.metrics import create_metrics
 from proxy.core.settings import AdmissionSettings
 from proxy.core.shared_state import LocalState, MappedState, clear_in_flight
 from tests.faults.scripted import Received, Reply, completion, completion_events, scripted_backend
-from tests.proxy.serving import serving
+from tests.proxy.serving import serving, until
 
 
 def admission(max_in_flight: int, max_queue: int, shared: Any = None) -> Admission:
@@ -96,7 +96,7 @@ async def test_waiter_cancelled_while_a_slot_is_released_takes_no_slot(later: in
     for _ in range(later):
         await asyncio.sleep(0)
     visitor.cancel()
-    await asyncio.wait([visitor], timeout=20)
+    await asyncio.wait([visitor], timeout=60)
     assert visitor.cancelled()
     assert (door.in_flight, door.queued) == (0, 0)
 
@@ -132,7 +132,7 @@ async def test_slot_released_by_another_worker_is_found(workers: list[MappedStat
     await turns()
     assert (here.in_flight, there.in_flight, there.queued) == (1, 0, 1)
     leave.set()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await asyncio.gather(first, second)
 
 
@@ -153,19 +153,25 @@ def test_shared_cells_of_a_name_are_the_same_for_all_workers(workers: list[Mappe
     assert list(second) == [5.0, 6.0, 7.0, 11.0]
 
 
-async def test_fourfold_overload_serves_all_admitted_requests() -> None:
-    async def slow(reply: Reply, request: Received) -> None:
-        await asyncio.sleep(0.02)
+async def test_fourfold_overload_serves_all_admitted_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_QUEUE_TIMEOUT", 60.0)
+    refused = asyncio.Event()
+
+    async def held(reply: Reply, request: Received) -> None:
+        await refused.wait()
         await reply.whole(completion("Yes."))
 
-    async with scripted_backend(slow) as backend:
+    async with scripted_backend(held) as backend:
         async with serving(backend.url, bundles={}, max_in_flight=8, max_queue=8) as proxy:
-            replies = await asyncio.gather(*(proxy.chat(f"question {n}") for n in range(64)))
+            asking = [asyncio.create_task(proxy.chat(f"question {n}")) for n in range(64)]
+            await until(lambda: sum(one.done() for one in asking) == 48)
+            refused.set()
+            replies = await asyncio.gather(*asking)
             statuses = [status for status, _, _ in replies]
             assert set(statuses) == {200, 503}
-            assert statuses.count(200) == len(backend.generating) >= 16
+            assert statuses.count(200) == len(backend.generating) == 16
             assert all(headers["Retry-After"] for status, headers, _ in replies if status == 503)
-            assert proxy.gateway.admission.idle.is_set()
+            await until(proxy.gateway.admission.idle.is_set)
 
 
 @pytest.mark.parametrize("asked_for", [True, False])

@@ -1,7 +1,6 @@
 """Guards that a failure that ends by itself is reported as temporary: 503 and Retry-After, not an unknown model."""
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -9,8 +8,16 @@ from typing import Any
 import openai
 import pytest
 
-from tests.faults.scripted import Received, Reply, ScriptedBackend, completion, scripted_backend
-from tests.proxy.serving import Serving, serving
+from tests.faults.scripted import (
+    Received,
+    Reply,
+    ScriptedBackend,
+    completion,
+    reserved_port,
+    scripted_backend,
+    stopped_backend,
+)
+from tests.proxy.serving import Serving, serving, until
 
 CHAT = {"model": "scripted", "messages": [{"role": "user", "content": "hi"}]}
 REQUESTS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -46,18 +53,12 @@ LOADING: dict[str, Script] = {
 }
 
 
-def unused_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as one:
-        return int(one.getsockname()[1])
-
-
 @asynccontextmanager
 async def serving_and_restarting() -> AsyncIterator[tuple[Serving, ScriptedBackend]]:
     """Run a proxy whose backend does not run yet. The test starts it and stops it."""
-    async with scripted_backend(answer) as backend:
-        pass
-    async with serving(backend.url, health_interval=0.05) as proxy:
-        yield proxy, backend
+    with stopped_backend(answer) as backend:
+        async with serving(backend.url, health_interval=0.05) as proxy:
+            yield proxy, backend
 
 
 async def _is_temporary(proxy: Serving, path: str, body: dict[str, Any]) -> None:
@@ -70,11 +71,12 @@ async def _is_temporary(proxy: Serving, path: str, body: dict[str, Any]) -> None
 @BOTH
 @pytest.mark.parametrize("host", ["127.0.0.1", "no-such-host.invalid"])
 async def test_request_before_the_backend_is_up_is_503(path: str, body: dict[str, Any], host: str) -> None:
-    async with serving(f"http://{host}:{unused_port()}", health_interval=60) as proxy:
-        await _is_temporary(proxy, path, body)
-        for listed in ("/v1/models", "/v1/models/scripted"):
-            async with proxy.session.get(listed) as response:
-                assert (response.status, response.headers["Retry-After"]) == (503, "5")
+    with reserved_port() as port:
+        async with serving(f"http://{host}:{port}", health_interval=60) as proxy:
+            await _is_temporary(proxy, path, body)
+            for listed in ("/v1/models", "/v1/models/scripted"):
+                async with proxy.session.get(listed) as response:
+                    assert (response.status, response.headers["Retry-After"]) == (503, "5")
 
 
 @BOTH
@@ -87,8 +89,11 @@ async def test_request_while_the_backend_is_loading_is_503(path: str, body: dict
 
 @BOTH
 async def test_model_that_a_backend_out_of_reach_may_serve_is_503(path: str, body: dict[str, Any]) -> None:
-    async with scripted_backend(answer, model="other") as backend:
-        async with serving(backend.url, f"http://127.0.0.1:{unused_port()}", health_interval=60) as proxy:
+    with reserved_port() as port:
+        async with (
+            scripted_backend(answer, model="other") as backend,
+            serving(backend.url, f"http://127.0.0.1:{port}", health_interval=60) as proxy,
+        ):
             if "model" in body:
                 await _is_temporary(proxy, path, body)
             assert (await proxy.post("/v1/embeddings", {"model": "other", "input": "hi"}))[0] == 200
@@ -108,13 +113,12 @@ async def test_model_that_no_backend_serves_is_404_when_all_backends_answer(path
 async def test_backend_that_restarts_is_503_until_it_is_back() -> None:
     async with serving_and_restarting() as (proxy, backend):
         async with scripted_backend(backend):
-            while not proxy.gateway.pool.models:
-                await asyncio.sleep(0.02)
+            await until(lambda: proxy.gateway.pool.models)
             assert (await proxy.chat())[0] == 200
         status, headers, reply = await proxy.chat(stream=True)
         assert (status, reply["error"]["code"], headers["Retry-After"]) == (503, "backend_unavailable", "5")
         async with scripted_backend(backend):
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 while (await proxy.chat())[0] != 200:
                     await asyncio.sleep(0.02)
 

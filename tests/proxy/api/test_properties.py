@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import orjson
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.faults.scripted import Received, Reply, ScriptedBackend, completion, completion_events, scripted_backend
@@ -157,7 +157,7 @@ FEW = examples(30, more=300)
 
 
 def trying(number: int) -> settings:
-    return settings(max_examples=number, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    return settings(max_examples=number)
 
 
 @FEW

@@ -1,6 +1,7 @@
 """Tests of every served path, of requests that are refused before they reach a backend, and of CORS."""
 
 import asyncio
+import threading
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from index.types import EmbedderSpec
 from proxy.api.app import create_app
 from tests.faults.scripted import Received, Reply, completion, scripted_backend
-from tests.proxy.serving import served_bundle, serving
+from tests.proxy.serving import served_bundle, serving, until
 
 
 async def answer(reply: Reply, request: Received) -> None:
@@ -92,8 +93,7 @@ async def test_backend_that_starts_later_is_found() -> None:
         async with serving(url, health_interval=0.05) as proxy:
             proxy.gateway.pool.backends[0].healthy = False
             proxy.gateway.pool.backends[0].models = {}
-            while not proxy.gateway.pool.models:
-                await asyncio.sleep(0.02)
+            await until(lambda: proxy.gateway.pool.models)
             assert [one.path for one in backend.received].count(backend_models) >= 2
             assert (await proxy.chat())[0] == 200
 
@@ -227,8 +227,7 @@ async def test_more_requests_than_allowed_get_503_and_retry_after() -> None:
 
     async with scripted_backend(never) as backend, serving(backend.url, max_in_flight=1, max_queue=0) as proxy:
         first = asyncio.create_task(proxy.chat())
-        while not backend.generating:
-            await asyncio.sleep(0.01)
+        await until(lambda: backend.generating)
         status, headers, reply = await proxy.chat()
         assert (status, headers["Retry-After"], reply["error"]["code"]) == (503, "1", "overloaded")
         first.cancel()
@@ -236,30 +235,31 @@ async def test_more_requests_than_allowed_get_503_and_retry_after() -> None:
 
 
 class BrokenEmbedder:
-    """An embedder that raises an exception, returns NaN, or takes too long, as `fault` says."""
+    """An embedder that raises an exception, returns NaN, or waits until the answer, as `fault` says."""
 
     def __init__(self, fault: str) -> None:
         self.fault = fault
+        self.answered = threading.Event()
         self.spec = EmbedderSpec("broken", "1", 64)
 
     def embed(self, texts: list[str]) -> Any:
         if self.fault == "raises":
             raise MemoryError
         if self.fault == "slow":
-            import time
-
-            time.sleep(0.5)
+            self.answered.wait(60)
         return np.full((len(texts), 64), np.nan, dtype=np.float32)
 
 
 @pytest.mark.parametrize(("fault", "word"), [("raises", "embedder"), ("nan", "embedder"), ("slow", "timeout")])
 async def test_broken_embedder_removes_the_examples_but_not_the_answer(fault: str, word: str) -> None:
-    bundles = {"scripted": served_bundle(embedder=BrokenEmbedder(fault))}
+    embedder = BrokenEmbedder(fault)
+    bundles = {"scripted": served_bundle(embedder=embedder)}
     async with (
         scripted_backend(answer) as backend,
-        serving(backend.url, bundles=bundles, retrieval_timeout=0.05 if fault == "slow" else 10.0) as proxy,
+        serving(backend.url, bundles=bundles, retrieval_timeout=0.05 if fault == "slow" else 60.0) as proxy,
     ):
         status, headers, _ = await proxy.chat("Why is the sky blue?")
+        embedder.answered.set()
         assert (status, headers["x-drpo-reduced"], headers["x-drpo-examples"]) == (200, word, "refuse")
         page = await (await proxy.session.get("/metrics")).text()
     assert f'drpo_injection_reduced_total{{reason="{word}"}}' in page

@@ -1,6 +1,5 @@
 """Guards the decision whether a prefix cache works: by reported tokens, or by times."""
 
-import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,6 +12,7 @@ from proxy.backends.dialects.vllm import VLLM
 from proxy.backends.discovery import Model
 from proxy.core.errors import BackendTimeoutError
 from proxy.core.settings import Kind
+from tests.clock import MovedClock
 from tests.faults.scripted import completion
 
 Usage = Callable[[int, int], Mapping[str, Any]]
@@ -100,6 +100,7 @@ class Server:
     """A server with or without a prefix cache, in which a new word of a prompt takes a time."""
 
     def __init__(self, usage: Usage, *, caches: bool, seconds_per_word: float = 0.0, status: int = 200) -> None:
+        self._clock = MovedClock()
         self.prompts: list[str] = []
         self.paths: set[str] = set()
         self._usage, self._caches, self._seconds, self._status = usage, caches, seconds_per_word, status
@@ -111,7 +112,7 @@ class Server:
         prompt = body["prompt"] if "prompt" in body else body["messages"][0]["content"]
         words, known = len(prompt.split()), self._caches and prompt in self.prompts
         self.prompts.append(prompt)
-        await asyncio.sleep(self._seconds * (0 if known else words))
+        await self._clock.forward(self._seconds * (0 if known else words))
         return self._status, {**completion(""), "usage": {}, **self._usage(words, words - 1 if known else 0)}
 
 
@@ -143,7 +144,7 @@ async def test_cache_that_reports_no_tokens_does_nothing(usage: Usage) -> None:
 @pytest.mark.parametrize("usage", [no_usage, vllm_usage])
 @pytest.mark.parametrize("caches", [True, False])
 async def test_time_decides_if_nothing_is_reported(usage: Usage, caches: bool) -> None:
-    finding = await probed(Server(usage, caches=caches, seconds_per_word=0.0002))
+    finding = await probed(Server(usage, caches=caches, seconds_per_word=0.05))
     assert finding.works is caches
 
 

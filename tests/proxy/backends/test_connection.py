@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 from proxy.backends.connection import MAX_HEAD_BYTES, Connection
 from proxy.backends.load_balancing import RetryBudget
 from proxy.backends.response import BackendResponse
-from proxy.backends.transport import BackendRequest, Transport, parse_root_url, request_head
+from proxy.backends.transport import _IDLE_TIMEOUT, BackendRequest, Transport, parse_root_url, request_head
 from proxy.core.errors import BackendProtocolError, BackendTimeoutError, ProxyError
 from proxy.core.metrics import create_metrics
+from tests.clock import MovedClock
+from tests.proxy.serving import until
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain; charset=utf-8\r\n"
 CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
@@ -155,10 +157,10 @@ async def test_unread_reply_closes_its_connection() -> None:
 
 
 async def test_slow_reader_pauses_the_backend_and_loses_no_byte() -> None:
-    exchange = Exchange(silence=0.02)
+    clock, exchange = MovedClock(), Exchange(silence=60.0)
     reply = await exchange.reply(OK + b"Content-Length: 300000\r\n\r\n", b"a" * 200_000)
     assert exchange.pipe.paused
-    await asyncio.sleep(0.06)  # longer than the timeout: a slow reader is not a silent backend
+    await clock.forward(180.0)  # longer than the timeout: a slow reader is not a silent backend
     assert await reply.read_part() == b"a" * 200_000
     assert not exchange.pipe.paused
     exchange.connection.data_received(b"b" * 100_000)
@@ -166,12 +168,13 @@ async def test_slow_reader_pauses_the_backend_and_loses_no_byte() -> None:
 
 
 async def test_silence_timeout_counts_from_the_last_byte() -> None:
-    exchange = Exchange(silence=0.1)
+    clock, exchange = MovedClock(), Exchange(silence=60.0)
     reply = await exchange.reply(CHUNKED)
     for _ in range(4):
-        await asyncio.sleep(0.05)
+        await clock.forward(40.0)
         exchange.connection.data_received(b"1\r\nx\r\n")
         assert await reply.read_part() == b"x"
+    await clock.forward(61.0)
     with pytest.raises(BackendTimeoutError):
         await reply.read_part()
     assert exchange.pipe.aborted
@@ -220,18 +223,15 @@ async def transport_to(
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     async with server:
         port = server.sockets[0].getsockname()[1]
-        transport = Transport(1.0, 1.0, RetryBudget(), create_metrics())
+        transport = Transport(60.0, 60.0, RetryBudget(), create_metrics())
         yield transport, BackendRequest("POST", f"http://127.0.0.1:{port}", "/v1/x", b"{}", {})
         await transport.close()
         await asyncio.gather(*serving, return_exceptions=True)
         await asyncio.sleep(0.01)
 
 
-async def test_connection_is_reused_and_closed_after_the_idle_timeout(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("proxy.backends.transport._IDLE_TIMEOUT", 0.1)
-    opened, closed = [], asyncio.Event()
+async def test_connection_is_reused_and_closed_after_the_idle_timeout() -> None:
+    clock, opened, closed = MovedClock(), [], asyncio.Event()
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         opened.append(writer)
@@ -244,7 +244,8 @@ async def test_connection_is_reused_and_closed_after_the_idle_timeout(
             async with await transport.exchange(request) as reply:
                 assert await reply.read() == b"hi"
         assert len(opened) == 1
-        await asyncio.wait_for(closed.wait(), 20)
+        await clock.forward(2 * _IDLE_TIMEOUT)
+        await until(closed.is_set)
         async with await transport.exchange(request) as reply:
             assert await reply.read() == b"hi"
         assert len(opened) == 2

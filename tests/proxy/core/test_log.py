@@ -62,7 +62,7 @@ def test_process_with_a_blocked_or_closed_log_exits() -> None:
         assert process.stdout is not None
         if closed:
             process.stderr.close()
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
         out = process.stdout.read()
         assert out == b"ended\n", (closed, len(out), out[:300])
         process.stdout.close()

@@ -1,20 +1,14 @@
 """Defines fixtures: the DSN of an empty SQLite store, and that of an empty PostgreSQL store."""
 
 import secrets
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from proxy.experiments.store.dsn import StoreDsn, dsn_of
+from tests.ports import free_port
 from tests.proxy.experiments.postgresql import PostgresqlServer, postgresql_server
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="session")

@@ -96,7 +96,7 @@ def test_ramp_moves_units_only_from_the_control_to_the_treatment() -> None:
     assert abs(moves["arm0", "arm1"] / len(UNITS) - 0.1) < 4 * (0.1 * 0.9 / len(UNITS)) ** 0.5
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     weights=st.lists(st.integers(0, 100), min_size=2, max_size=5).filter(any),
     gaining=st.integers(0, 4),

@@ -76,7 +76,7 @@ def count(one: RunningExperiment, result: str) -> float:
 
 
 async def until(one: RunningExperiment, result: str, wanted: int = 1) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while count(one, result) < wanted:
             await asyncio.sleep(0.01)
 
@@ -122,7 +122,7 @@ async def test_user_never_waits_for_the_judge_and_excess_cases_are_dropped(tmp_p
         await asyncio.Event().wait()
 
     async with judging(tmp_path, never) as (one, _):
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             for number in range(MAX_WAITING_CASES + 10):
                 status, _, _ = await one.proxy.chat(f"question {number}")
                 assert status == 200
@@ -146,6 +146,7 @@ async def test_daily_budget_of_calls_is_not_exceeded(tmp_path: Path) -> None:
         for number in range(4):
             await one.proxy.chat(f"question {number}")
         await until(one, "budget spent", 2)
+        await until(one, "judged", 2)
         assert len(critic.generating) == 4, "two comparisons of three calls each; the third would be the ninth"
 
 

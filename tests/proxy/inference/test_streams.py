@@ -16,7 +16,7 @@ from proxy.inference import plan
 from proxy.openai import json_fields as fields
 from proxy.openai.sse import event_data
 from tests.faults.scripted import Received, Reply, completion, completion_events, scripted_backend
-from tests.proxy.serving import served_bundle, serving
+from tests.proxy.serving import served_bundle, serving, until
 
 PIECES = ["Be", "cause", " of", " air.\n\n```py\n# Query:", "```"]
 
@@ -59,7 +59,7 @@ async def test_usage_is_always_requested_but_sent_only_to_clients_that_request_i
     assert 'drpo_tokens_total{type="completion",variant="aligned"} 10.0' in page
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, suppress_health_check=list(HealthCheck))
 @given(
     st.text(max_size=60), st.lists(st.integers(0, 60), max_size=5), st.sampled_from(["query-answer", "user-assistant"])
 )
@@ -163,13 +163,10 @@ async def test_client_disconnect_aborts_the_backend_request(*, stream: bool) -> 
 
     async with scripted_backend(script) as backend, serving(backend.url) as proxy:
         request = asyncio.create_task(proxy.chat(stream=stream))
-        while not backend.generating:
-            await asyncio.sleep(0.01)
+        await until(lambda: backend.generating)
         request.cancel()
-        async with asyncio.timeout(10):
-            await backend.aborted.wait()
-        while proxy.gateway.admission.in_flight:
-            await asyncio.sleep(0.01)
+        await until(backend.aborted.is_set)
+        await until(lambda: not proxy.gateway.admission.in_flight)
         page = await (await proxy.session.get("/metrics")).text()
     assert 'outcome="client_gone"' in page
     assert 'status="499"' in page

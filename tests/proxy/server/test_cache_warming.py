@@ -19,7 +19,15 @@ from proxy.server import cache_warming
 from proxy.server.cache_warming import warming
 from proxy.server.reload import Loaded, serve_loaded
 from proxy.server.service import drain
-from tests.faults.scripted import Received, Reply, ScriptedBackend, say_yes, scripted_backend
+from tests.faults.scripted import (
+    Received,
+    Reply,
+    Script,
+    ScriptedBackend,
+    say_yes,
+    scripted_backend,
+    stopped_backend,
+)
 from tests.proxy.serving import Serving, make_settings, served_bundle, serving, until
 
 SETS = (ExampleSet("nature", ("sky",), ("sky",)), ExampleSet("daily", ("tea", "sum"), ("tea", "sum")))
@@ -165,20 +173,24 @@ async def test_warming_is_no_traffic_of_users() -> None:
 
 
 @asynccontextmanager
-async def switch(backend: ScriptedBackend) -> AsyncIterator[Callable[[bool], Awaitable[None]]]:
+async def switched(script: Script) -> AsyncIterator[tuple[ScriptedBackend, Callable[[bool], Awaitable[None]]]]:
     """Run a backend. The function that is yielded stops it (False), or starts it again (True)."""
-    async with AsyncExitStack() as running:
+    with stopped_backend(script) as backend:
+        async with AsyncExitStack() as running:
 
-        async def turn(on: bool) -> None:
-            await (running.enter_async_context(scripted_backend(backend)) if on else running.aclose())
+            async def turn(on: bool) -> None:
+                await (running.enter_async_context(scripted_backend(backend)) if on else running.aclose())
 
-        await turn(True)
-        yield turn
+            await turn(True)
+            yield backend, turn
 
 
 async def test_every_backend_is_warmed_once_and_again_after_its_outage() -> None:
-    backend = ScriptedBackend(say_yes)
-    async with scripted_backend(say_yes) as other, switch(backend) as turn, warm_proxy(other.url, backend.url) as proxy:
+    async with (
+        scripted_backend(say_yes) as other,
+        switched(say_yes) as (backend, turn),
+        warm_proxy(other.url, backend.url) as proxy,
+    ):
         await until(lambda: counts(proxy) == {"sent": 4.0})
         await asyncio.sleep(4 * FAST)
         assert counts(proxy) == {"sent": 4.0}, "once"
@@ -190,8 +202,7 @@ async def test_every_backend_is_warmed_once_and_again_after_its_outage() -> None
 
 
 async def test_outage_that_only_a_request_noticed_is_an_outage() -> None:
-    backend = ScriptedBackend(say_yes)
-    async with switch(backend) as turn, warm_proxy(backend.url, health_interval=1.0) as proxy:
+    async with switched(say_yes) as (backend, turn), warm_proxy(backend.url, health_interval=1.0) as proxy:
         await until(lambda: counts(proxy) == {"sent": 2.0})
         await turn(False)
         assert (await proxy.chat())[0] == 503
@@ -200,8 +211,7 @@ async def test_outage_that_only_a_request_noticed_is_an_outage() -> None:
 
 
 async def test_backend_that_is_down_at_the_start_is_warmed_when_it_comes() -> None:
-    backend = ScriptedBackend(say_yes)
-    async with switch(backend) as turn:
+    async with switched(say_yes) as (backend, turn):
         await turn(False)
         async with warm_proxy(backend.url) as proxy:
             await asyncio.sleep(4 * FAST)
@@ -356,8 +366,8 @@ async def test_warming_waits_while_users_are_served(where: str) -> None:
 async def test_drain_ends_the_warming_at_once() -> None:
     async with scripted_backend(lambda reply, _: _silence(reply)) as backend, warm_proxy(backend.url) as proxy:
         await until(lambda: warming_requests(backend))
-        await drain(proxy.gateway, 5.0, asyncio.Event(), lambda _: None)
-        await asyncio.wait_for(backend.aborted.wait(), 5.0)
-        assert counts(proxy) == {"skipped": 2.0}
+        await drain(proxy.gateway, 60.0, asyncio.Event(), lambda _: None)
+        await until(backend.aborted.is_set)
+        await until(lambda: counts(proxy) == {"skipped": 2.0})
         await asyncio.sleep(4 * FAST)
         assert len(warming_requests(backend)) == 1

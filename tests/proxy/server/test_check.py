@@ -13,6 +13,7 @@ from proxy.backends.kinds.probe import QUESTIONS
 from proxy.server.announcement import announcer
 from proxy.server.check import check
 from proxy.server.service import Status, status
+from tests.clock import MovedClock
 from tests.faults.scripted import Received, Reply, Script, scripted_backend
 from tests.proxy.backends.kinds.test_kinds_served import (
     CUT,
@@ -128,12 +129,13 @@ async def test_workers_ask_the_model_once_together() -> None:
 def _caching(*, reports: bool, caches: bool) -> Script:
     """A script with or without a prefix cache, which sends the usage as OpenAI does or not at all."""
     known: set[bytes] = set()
+    clock = MovedClock()
 
     async def script(reply: Reply, request: Received) -> None:
         words, cached = len(request.body.split()), caches and request.body in known
         known.add(request.body)
         if not reports:
-            await asyncio.sleep(0 if cached or words < 100 else 0.1)
+            await clock.forward(0 if cached or words < 100 else 20)
         usage = {"prompt_tokens": words, "prompt_tokens_details": {"cached_tokens": words if cached else 0}}
         await reply.whole({**ENDS, "usage": usage if reports else None})
 

@@ -32,7 +32,7 @@ def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
 def start(*arguments: str) -> "subprocess.CompletedProcess[str]":
     """Run the command in a process of its own, as users do."""
     command = [sys.executable, "-m", "proxy", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
 @pytest.mark.parametrize(
@@ -193,7 +193,7 @@ def test_hangup_reloads_the_keys_and_a_mistake_in_them_changes_nothing(tmp_path:
         assert "line 1: expected NAME SHA256" in _line_with(process, '"event":"reload refused"')
         assert process.poll() is None
         process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
     finally:
         process.kill()
         process.communicate()

@@ -52,7 +52,7 @@ async def _ask(
 
 
 async def _gone(pid: int) -> bool:
-    for _ in range(200):
+    for _ in range(1200):
         if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
             return True
         await asyncio.sleep(0.05)
@@ -84,7 +84,7 @@ async def test_prompt_longer_than_the_context_of_a_slot_is_refused(model: Embedd
 
 async def test_model_list_answers_while_requests_wait_for_a_slot(model: EmbeddedModel) -> None:
     url = await model.start(lambda _: None)
-    story = {"prompt": "Once upon a time", "max_tokens": 150, "temperature": 0, "ignore_eos": True}
+    story = {"prompt": "Once upon a time", "max_tokens": 1000, "temperature": 0, "ignore_eos": True}
     stories = [asyncio.create_task(_ask(model, f"{url}/v1/completions", story)) for _ in range(12)]
     await asyncio.sleep(0.5)
     assert (await _ask(model, f"{url}/v1/models"))[0] == 200
@@ -99,7 +99,7 @@ async def test_death_of_the_child_sets_exited_and_the_model_can_be_restarted(mod
     key, pid = model.api_key, model.pid
     assert pid
     os.kill(pid, signal.SIGKILL)
-    await asyncio.wait_for(model.exited.wait(), 10)
+    await asyncio.wait_for(model.exited.wait(), 60)
     url = await model.start(lambda _: None)
     assert not model.exited.is_set()
     assert model.api_key != key
@@ -132,7 +132,7 @@ async def test_child_that_does_not_react_is_killed(model: EmbeddedModel) -> None
     os.kill(pid, signal.SIGSTOP)
     while psutil.Process(pid).status() != psutil.STATUS_STOPPED:
         await asyncio.sleep(0.01)
-    await asyncio.wait_for(model.stop(), 20)
+    await asyncio.wait_for(model.stop(), 60)
     assert not psutil.pid_exists(pid)
 
 

@@ -57,14 +57,14 @@ async def test_ctrl_c_leaves_no_process(command: Process) -> None:
     await _wait_for_line(command, "Stop with Ctrl-C")
     child = _child(command)
     os.killpg(command.pid, signal.SIGINT)  # as a terminal does: to the whole group
-    assert await asyncio.wait_for(command.wait(), 20) == 0
+    assert await asyncio.wait_for(command.wait(), 60) == 0
     assert not child.is_running()
 
 
 async def test_ctrl_c_during_the_start_ends_the_command_at_once(command: Process) -> None:
     await _wait_for_line(command, "Starting the embedded model")
     os.killpg(command.pid, signal.SIGINT)
-    assert await asyncio.wait_for(command.wait(), 20) == 130
+    assert await asyncio.wait_for(command.wait(), 60) == 130
     assert command.stdout is not None
     assert b"is ready" not in await command.stdout.read()
 
@@ -84,7 +84,7 @@ async def test_sigterm_during_the_start_leaves_no_process(words: str) -> None:
         await asyncio.sleep(0.05)
         begun = psutil.Process(process.pid).children(recursive=True)
     process.terminate()
-    assert await asyncio.wait_for(process.wait(), 20) == 143
+    assert await asyncio.wait_for(process.wait(), 60) == 143
     assert not [one for one in begun if one.is_running()]
     assert process.stdout is not None
     assert b"Traceback" not in await process.stdout.read()
@@ -101,5 +101,5 @@ async def test_dead_model_is_restarted_and_sigterm_ends_model_and_command(comman
     while await _answer(base_url) != 200:
         await asyncio.sleep(0.1)
     command.terminate()
-    assert await asyncio.wait_for(command.wait(), 20) == 0
+    assert await asyncio.wait_for(command.wait(), 60) == 0
     assert not child.is_running()

@@ -106,7 +106,7 @@ async def test_concurrent_starts_write_the_file_once(weights: Weights, cache: Pa
     second_waits = threading.Event()
 
     def chunks() -> Sequence[Path]:
-        assert second_waits.wait(20)
+        assert second_waits.wait(60)
         read.append("chunks")
         return weights.chunks()
 

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import psutil
 import pytest
 
 from proxy.backends import pool
 from proxy.backends.kinds import judge
 from proxy.core.log import log_lines
 from tests.faults.scripted import Received, Reply, ScriptedBackend, scripted_backend
-from tests.proxy.api.test_not_ready import unused_port
 from tests.proxy.backends.kinds.test_kinds_served import CUT, ENDS, LOOP, PARIS, RAMBLE, RUNS_ON, always
 from tests.proxy.serving import Serving, serving, until
 
@@ -106,7 +106,7 @@ async def test_server_is_not_ready_until_the_kind_is_known(monkeypatch: pytest.M
             assert response.status == 503
             assert (await response.json())["reasons"] == ["the kind of the models is not known yet: chat or completion"]
         slow.released.set()
-        await until(lambda: proxy.gateway.pool.models, within=20)
+        await until(lambda: proxy.gateway.pool.models)
         async with proxy.session.get("/health/ready") as response:
             assert response.status == 200
         assert proxy.gateway.pool.backends[0].healthy
@@ -129,7 +129,7 @@ async def test_model_that_never_answers_is_served_by_a_guess_which_is_corrected(
         assert model.decision.evidence
         if answers_later:
             slow.released.set()
-            await until(lambda: proxy.gateway.pool.models["scripted"].kind == "completion", within=20)
+            await until(lambda: proxy.gateway.pool.models["scripted"].kind == "completion")
             await proxy.chat()
             assert _paths(backend)[1:] == ["/v1/completions"]
 
@@ -148,9 +148,8 @@ async def test_model_that_cannot_be_asked_now_is_asked_again_before_it_is_served
     async with scripted_backend(_by_path, kind=reported, questions=busy) as backend:
         async with serving(backend.url, health_interval=0.1) as proxy:
             asking = asyncio.create_task(proxy.chat())
-            await asyncio.sleep(0.3)
+            await until(lambda: failure[:3] in proxy.gateway.pool.backends[0].problem)
             assert not _paths(backend)
-            assert failure[:3] in proxy.gateway.pool.backends[0].problem
             ready.append(True)
             assert (await asking)[0] == 200
             assert _paths(backend) == ["/v1/completions"]
@@ -200,9 +199,9 @@ async def test_long_wait_is_logged(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     slow = Slow(RAMBLE)
     with (tmp_path / "log").open("w") as log, log_lines("json", log):
         async with slowly_decided(monkeypatch, slow, "chat") as (proxy, _):
-            await asyncio.sleep(0.3)
+            await until(lambda: "waiting" in (tmp_path / "log").read_text())
             slow.released.set()
-            await until(lambda: proxy.gateway.pool.models, within=20)
+            await until(lambda: proxy.gateway.pool.models)
     lines = [line for line in (tmp_path / "log").read_text().splitlines() if '"model kind"' in line]
     assert ["waiting" in line for line in lines] == [True, False]
 
@@ -211,15 +210,12 @@ async def test_long_wait_is_logged(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 async def test_server_listens_while_it_waits_and_then_says_that_it_is_ready(workers: str) -> None:
     slow = Slow(RAMBLE)
     async with scripted_backend(always(RUNS_ON), kind="chat", questions=slow) as backend:
-        port = unused_port()
-        url = f"http://127.0.0.1:{port}"
-        command = (sys.executable, "-m", "proxy", "--backend", backend.url, "--port", str(port), "--workers", workers)
+        command = (sys.executable, "-m", "proxy", "--backend", backend.url, "--port", "0", "--workers", workers)
         process = await asyncio.create_subprocess_exec(*command, stdout=PIPE, stderr=STDOUT)
         assert process.stdout is not None
         try:
-            async with asyncio.timeout(60), aiohttp.ClientSession(url) as session:
-                while not await _answers(session, "/health/live"):
-                    await asyncio.sleep(0.1)
+            async with asyncio.timeout(100), aiohttp.ClientSession(await _listening_url(process.pid)) as session:
+                assert await _answers(session, "/health/live")
                 assert not await _answers(session, "/health/ready")
                 if workers == "1":
                     while b"takes chat (" not in (line := await process.stdout.readline()):
@@ -238,6 +234,16 @@ async def test_server_listens_while_it_waits_and_then_says_that_it_is_ready(work
             with suppress(ProcessLookupError):  # a server that did not start has ended
                 process.terminate()
             await process.communicate()
+
+
+async def _listening_url(pid: int) -> str:
+    """Wait until a server or one of its workers listens. Return the URL, which the server itself does not say yet."""
+    while True:
+        for process in [psutil.Process(pid), *psutil.Process(pid).children()]:
+            for one in process.net_connections("tcp4"):
+                if one.status == psutil.CONN_LISTEN:
+                    return f"http://127.0.0.1:{one.laddr.port}"
+        await asyncio.sleep(0.1)
 
 
 async def _answers(session: aiohttp.ClientSession, path: str) -> bool:

@@ -235,7 +235,7 @@ def test_report_with_adaptive_weights_has_only_anytime_valid_results() -> None:
     assert report.sample_ratio.p_fixed is None
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.integers(0, 10**6), st.integers(0, 260), st.floats(0.01, 1e4), st.floats(-1e3, 1e3))
 def test_report_does_not_depend_on_order_scale_or_names(seed: int, count: int, scale: float, shift: float) -> None:
     rng = np.random.default_rng(seed)
@@ -262,7 +262,7 @@ def test_report_does_not_depend_on_order_scale_or_names(seed: int, count: int, s
 VALUE = st.sampled_from([0.0, 1.0, -1.0, 1e-12, 1e9, 0.5])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     st.lists(st.tuples(st.sampled_from(["raw", "new", "gone"]), VALUE, st.sampled_from([0.01, 0.5, 1.0])), max_size=40)
 )
@@ -289,7 +289,6 @@ def test_propensities_of_three_arms_follow_from_those_of_units() -> None:
     assert ratio.p_fixed == pytest.approx(scipy.stats.chisquare(np.bincount(arms), 3000 * shares).pvalue)
 
 
-@settings(deadline=None)
 @given(variance=st.floats(1e-12, 1e6), information=st.floats(1e-6, 1e4), difference=st.floats(1e-12, 1e6))
 def test_growth_until_detection_is_found_for_any_variance(
     variance: float, information: float, difference: float

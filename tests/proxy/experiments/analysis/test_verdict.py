@@ -117,14 +117,14 @@ def _lifts(ratio: float, spread: float) -> Interval:
     return Interval(math.expm1(ratio - spread), math.expm1(min(ratio + spread, 690.0)))
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 @given(comparisons())
 def test_words_agree_with_the_numbers_of_any_comparison(one: Comparison) -> None:
     (concluded,) = conclude([one])
     check_headline(concluded)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.integers(0, 10**6),
     st.integers(2, 400),
