@@ -29,7 +29,7 @@ async def test_killed_run_leaves_out_the_same_rows_and_repeats_no_refused_reques
         return 400, b'{"error": {"message": "the context is too short"}}'
 
     async with open_scripted_models(fault=fault) as (models, url):
-        config = write_run(tmp_path, url, rows=8, search={"depth": 1})
+        config = write_run(tmp_path, url, rows=8, search={"depth": 1, "alpha": 0.05})  # a strict race uses all rows
         whole = await start_process("run", str(config), "--out", str(tmp_path / "undisturbed"))
         output, _ = await whole.communicate()
         assert whole.returncode == 0, output.decode()
