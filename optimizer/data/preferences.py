@@ -1,7 +1,8 @@
-"""What people prefer: pairs of answers to the same conversation, of which they preferred one, and their comments.
+"""What people prefer: pairs of answers to the same conversation, ratings of single answers, and comments.
 
 A file of preferences is JSONL. A line with a pair has the keys `query`, `chosen`, `rejected` and `source`, and may have
-`history` and `comment`. Another line has the key `comment` alone: what a user wrote about an answer that is in no pair.
+`history` and `comment`. A line with ratings has the keys `query`, `answer`, `likes` and `dislikes`. A line with the key
+`comment` alone is what a user wrote about an answer that is in no pair.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,6 +30,8 @@ SOURCES: Final = (EDITED, CONTINUED, RATED, JUDGED, REWORDED, REGENERATED)
 in both orders. `reworded`: the user asked the same question again in other words. `regenerated`: the last of several
 answers, after which the user asked for no other.
 """
+_RATING_KEYS: Final = ("query", "answer", "likes", "dislikes")
+MAX_RATINGS: Final = 1_000_000_000
 _KEYS: Final = ("query", "chosen", "rejected", "source", "history", "comment")
 
 
@@ -62,21 +65,46 @@ class PreferencePair:
 
 
 @dataclass(frozen=True, slots=True)
+class AnswerRatings:
+    """How many users liked and disliked an answer.
+
+    Attributes:
+        query: The text of the last user turn.
+        answer: The answer.
+        likes: Number of users who liked it.
+        dislikes: Number of users who disliked it.
+    """
+
+    query: str = field(repr=False)
+    answer: str = field(repr=False)
+    likes: int
+    dislikes: int
+
+    @property
+    def as_json(self) -> Mapping[str, Any]:
+        """The keys and values of the ratings in a file."""
+        return {"query": self.query, "answer": self.answer, "likes": self.likes, "dislikes": self.dislikes}
+
+
+@dataclass(frozen=True, slots=True)
 class Preferences:
     """What people prefer.
 
     Attributes:
         pairs: The preference pairs.
         comments: What users wrote about answers that are in no pair.
+        ratings: The rated answers. An answer of a pair can be among them.
     """
 
     pairs: tuple[PreferencePair, ...] = ()
     comments: tuple[str, ...] = field(default=(), repr=False)
+    ratings: tuple[AnswerRatings, ...] = ()
 
     @property
     def as_json(self) -> Sequence[Mapping[str, Any]]:
-        """The lines of the file: the pairs, and then the comments."""
-        return [*(pair.as_json for pair in self.pairs), *({"comment": comment} for comment in self.comments)]
+        """The lines of the file: the pairs, then the ratings, and then the comments."""
+        comments = ({"comment": comment} for comment in self.comments)
+        return [*(one.as_json for one in self.pairs), *(one.as_json for one in self.ratings), *comments]
 
 
 def read_preferences(path: Path) -> Preferences:
@@ -87,15 +115,20 @@ def read_preferences(path: Path) -> Preferences:
     """
     lines = [one for _, one in read_lines(path, _parse_line)]
     pairs = tuple(one for one in lines if isinstance(one, PreferencePair))
-    return Preferences(pairs, tuple(one for one in lines if isinstance(one, str)))
+    ratings = tuple(one for one in lines if isinstance(one, AnswerRatings))
+    return Preferences(pairs, tuple(one for one in lines if isinstance(one, str)), ratings)
 
 
-def _parse_line(line: bytes, location: str) -> PreferencePair | str:
-    """Return the pair or the comment of a line. Raises DataError."""
+def _parse_line(line: bytes, location: str) -> PreferencePair | AnswerRatings | str:
+    """Return the pair, the ratings or the comment of a line. Raises DataError."""
     try:
         record = without_nulls(parse_json(line, location))
         if isinstance(record, dict) and record.keys() == {"comment"}:
             return Fields(record, location, ("comment",)).text("comment")
+        if isinstance(record, dict) and "answer" in record:
+            fields = Fields(record, location, _RATING_KEYS)
+            likes, dislikes = (fields.integer(name, 0, MAX_RATINGS) for name in _RATING_KEYS[2:])
+            return AnswerRatings(fields.text("query"), fields.text("answer"), likes, dislikes)
         fields = Fields(record, location, _KEYS[:4], _KEYS)
         return PreferencePair(
             fields.text("query"),

@@ -1,44 +1,33 @@
-"""Learns from preference pairs which form of answer people prefer, to rank examples without a writer model.
+"""Learns from ratings and preference pairs which form of answer people prefer, without a writer model.
 
-The model is a logistic regression on the difference of the two answers of a pair (Bradley and Terry, Biometrika 39,
-1952), over a few features of their form. It says nothing about what an answer says. It is used only if it orders
-held-out pairs better than chance.
+The model is a logistic regression. For a rated answer, it predicts the share of users who like the answer. For a pair,
+it predicts from the difference of the two answers which one people prefer (Bradley and Terry, Biometrika 39, 1952). The
+features are the form of an answer (optimizer.data.answer_features), and a few words that tell liked answers apart. The
+words are used only if they make the predictions better for answers to which the model was not fitted. The model does
+not know whether an answer is right. It is used only if it orders held-out answers better than chance.
 """
 
 import math
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
+from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
 
-from index.measures.answer_form import word_count
-from index.measures.confidence import wilson
-from optimizer.data.preferences import PreferencePair
+from optimizer.data.answer_features import FORMS, form_of, vocabulary, words_of
+from optimizer.data.preferences import AnswerRatings, PreferencePair, Preferences
+from optimizer.data.split import normalized
 
-MIN_PAIRS: Final = 20
-"""About as many pairs state a preference (arXiv 2606.24004). Fewer pairs are not used to rank examples."""
+MIN_OBSERVATIONS: Final = 20
+"""About as many pairs state a preference (arXiv 2606.24004). Nothing is learned from fewer pairs and rated answers."""
+MAX_WORDS: Final = 12
+WORDS: Final = "certain words"
 _FOLDS: Final = 5
 _PENALTY: Final = 1.0
 _STEPS: Final = 25
-_LIST_LINE: Final = re.compile(r"^\s*(?:[-*•–]|\d{1,2}[.)])\s", re.MULTILINE)
-_HEADING: Final = re.compile(r"^\s*(?:#{1,6}\s|\*\*[^*\n]+\*\*\s*:?\s*$)", re.MULTILINE)
-_FIRST_PERSON: Final = re.compile(r"\b(?:I|I'm|I've|my|me|ich|je|yo|io|eu)\b")
-_SECOND_PERSON: Final = re.compile(r"\b(?:you|your|du|dir|dein\w*|Sie|Ihnen|Ihr\w*|vous|votre|tu|usted|voi|você)\b")
-_HEDGE: Final = re.compile(
-    r"\b(?:perhaps|maybe|might|may|could|possibly|probably|generally|usually|often|seems?|appears?|likely|vielleicht"
-    r"|möglicherweise|wahrscheinlich|peut-être|probablement|quizás?|tal vez|probablemente|forse|talvez)\b",
-    re.IGNORECASE,
-)
-_GREETING: Final = re.compile(
-    r"\W*(?:hi|hello|hey|dear|sure|certainly|of course|great|hallo|gerne|bonjour|hola|ciao|olá)\b", re.IGNORECASE
-)
-FEATURES: Final = (
-    *("words", "lines of lists", "headings", "paragraphs", "a closing question", "exclamation marks", "numbers"),
-    *("the first person", "the second person", "hedges", "an opening greeting", "code"),
-)
+_MIN_EVIDENCE: Final = 1.96  # standard errors
 _Matrix = NDArray[np.float64]
 
 
@@ -47,70 +36,211 @@ class Taste:
     """Which form of answer people prefer.
 
     Attributes:
-        weights: The weight of each of FEATURES; positive if people prefer more of it.
-        scales: The spread of each feature among the pairs, by which it is divided.
-        right: Number of pairs, each left out of the fit, that the model put in the right order.
+        weights: The weight of each of FORMS and of each word; positive if people prefer more of it.
+        words: The words that count.
+        base: The log-odds that people like an answer whose features are all 0.
+        agreement: Of two answers to which the model was not fitted, the share in which it puts the preferred one first.
+        answers: Number of rated answers.
         pairs: Number of pairs.
+        ranking: The names of the features with the largest effect, the largest first, each with its weight in standard
+            deviations of the feature.
     """
 
     weights: tuple[float, ...]
-    scales: tuple[float, ...]
-    right: int
+    words: tuple[str, ...] = field(repr=False)
+    base: float
+    agreement: float
+    answers: int
     pairs: int
+    ranking: tuple[tuple[str, float], ...]
 
-    def score(self, answer: str) -> float:
-        """Return a number that is higher for answers whose form people prefer."""
-        return float(np.dot(_features(answer) / np.array(self.scales), self.weights))
-
-    @property
-    def liked(self) -> Sequence[tuple[str, float]]:
-        """The three features with the largest weights, each with its weight."""
-        return sorted(zip(FEATURES, self.weights, strict=True), key=lambda one: -abs(one[1]))[:3]
+    def chance(self, answer: str) -> float:
+        """Return the estimated share of users who like an answer of this form."""
+        return _chance(float(_features(answer, self.words) @ np.array(self.weights)) + self.base)
 
 
-def learn_taste(pairs: Sequence[PreferencePair]) -> Taste | None:
-    """Return the taste that pairs show. None if there are too few, or if the form of answers does not explain them."""
-    if len(pairs) < MIN_PAIRS:
+@dataclass(frozen=True, slots=True)
+class _Observations:
+    """What was observed: one row for each rated answer, and then one for each pair.
+
+    Attributes:
+        features: The features of the answer; for a pair, the difference of both answers: (n, features).
+        liked: The share of likes; 1 for a pair.
+        is_answer: 1 for a rated answer, 0 for a pair. Only answers have an intercept.
+    """
+
+    features: _Matrix
+    liked: _Matrix
+    is_answer: _Matrix
+
+    def part(self, chosen: NDArray[np.bool_]) -> "_Observations":
+        """Return the chosen observations."""
+        return _Observations(self.features[chosen], self.liked[chosen], self.is_answer[chosen])
+
+
+@dataclass(frozen=True, slots=True)
+class _Model:
+    """A fitted model: the columns of the features that it uses, the weights of these columns, and the intercept."""
+
+    columns: Sequence[int]
+    weights: _Matrix
+    base: float
+
+    def log_odds(self, observed: _Observations) -> _Matrix:
+        """Return the log-odds that people like each answer, or prefer the first answer of each pair."""
+        found: _Matrix = observed.features[:, self.columns] @ self.weights + self.base * observed.is_answer
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Scale:
+    """The mean and the spread of each feature among the answers: (features,)."""
+
+    middle: _Matrix
+    spread: _Matrix
+
+
+def learn_taste(preferences: Preferences) -> Taste | None:
+    """Return the taste that ratings and pairs show. None if they are too few, or if the form does not explain them."""
+    ratings, pairs = [one for one in preferences.ratings if one.likes != one.dislikes], preferences.pairs
+    if len(ratings) + len(pairs) < MIN_OBSERVATIONS:
         return None
-    differences = np.array([_features(pair.chosen) - _features(pair.rejected) for pair in pairs])
-    scales = np.maximum(differences.std(axis=0), 1e-9)
-    scaled = differences / scales
-    right = sum(_right_in_fold(scaled, fold) for fold in range(_FOLDS))
-    if wilson(right, len(pairs)).low <= 0.5:
+    paired = [text for pair in pairs for text in (pair.chosen, pair.rejected)]
+    words = vocabulary([*(one.answer for one in ratings), *paired])
+    observed, scale = _observe(ratings, pairs, words)
+    folds = np.array([*(_fold(one.query) for one in ratings), *(_fold(one.query) for one in pairs)])
+    held_out = {count: _held_out(observed, folds, count) for count in (0, MAX_WORDS)}
+    count = min(held_out, key=lambda one: _loss(held_out[one], observed))
+    evidence, agreement = _evidence(held_out[count], observed)
+    if evidence < _MIN_EVIDENCE:
         return None
-    return Taste(tuple(_fit(scaled).tolist()), tuple(scales.tolist()), right, len(pairs))
+    model = _fit(observed, count)
+    weights = model.weights / scale.spread[model.columns]
+    base = model.base - float(scale.middle[model.columns] @ weights)
+    used = tuple(words[column - len(FORMS)] for column in model.columns[len(FORMS) :])
+    ranking = _ranking(model.weights)
+    return Taste(tuple(weights.tolist()), used, base, agreement, len(ratings), len(pairs), ranking)
 
 
-def _right_in_fold(scaled: _Matrix, fold: int) -> int:
-    held_out = np.arange(len(scaled)) % _FOLDS == fold
-    return int((scaled[held_out] @ _fit(scaled[~held_out]) > 0).sum())
-
-
-def _fit(scaled: _Matrix) -> NDArray[np.float64]:
-    """Return the weights that maximize the penalized likelihood of the preferences, by Newton's method."""
-    weights = np.zeros(scaled.shape[1])
-    for _ in range(_STEPS):
-        chances = 1 / (1 + np.exp(-np.clip(scaled @ weights, -30, 30)))
-        gradient = scaled.T @ (1 - chances) - _PENALTY * weights
-        curvature = (scaled * (chances * (1 - chances))[:, np.newaxis]).T @ scaled + _PENALTY * np.eye(len(weights))
-        weights = weights + np.linalg.solve(curvature, gradient)
-    return weights
-
-
-def _features(answer: str) -> NDArray[np.float64]:
-    words = max(1, word_count(answer))
-    counted = (_FIRST_PERSON, _SECOND_PERSON, _HEDGE)
-    return np.array(
-        [
-            math.log(words),
-            math.log1p(len(_LIST_LINE.findall(answer))),
-            math.log1p(len(_HEADING.findall(answer))),
-            math.log1p(answer.count("\n\n")),
-            float(answer.rstrip(" \n\"'”)").endswith(("?", "？", "؟"))),
-            math.log1p(answer.count("!") + answer.count("！")),
-            sum(map(str.isdigit, answer)) / max(1, len(answer)),
-            *(len(pattern.findall(answer)) / words for pattern in counted),
-            float(_GREETING.match(answer) is not None),
-            float("```" in answer),
-        ]
+def _observe(
+    ratings: Sequence[AnswerRatings], pairs: Sequence[PreferencePair], words: Sequence[str]
+) -> tuple[_Observations, _Scale]:
+    """Return the observations with scaled features, and the scale."""
+    rated = [_features(one.answer, words) for one in ratings]
+    paired = [(_features(one.chosen, words), _features(one.rejected, words)) for one in pairs]
+    every = np.array([*rated, *(features for two in paired for features in two)])
+    scale = _Scale(every.mean(axis=0), np.maximum(every.std(axis=0), 1e-9))
+    features = [*(one - scale.middle for one in rated), *(chosen - rejected for chosen, rejected in paired)]
+    shares = [one.likes / (one.likes + one.dislikes) for one in ratings]
+    observed = _Observations(
+        np.array(features) / scale.spread,
+        np.array([*shares, *(1.0 for _ in pairs)]),
+        np.array([1.0] * len(ratings) + [0.0] * len(pairs)),
     )
+    return observed, scale
+
+
+def _features(answer: str, words: Sequence[str]) -> _Matrix:
+    found = words_of(answer)
+    return np.array([*form_of(answer), *(float(word in found) for word in words)])
+
+
+def _fold(query: str) -> int:
+    """Return the part in which the answers to a question are held out."""
+    return crc32(normalized(query).encode("utf-8", "surrogatepass")) % _FOLDS
+
+
+def _held_out(observed: _Observations, folds: NDArray[np.int64], words: int) -> _Matrix:
+    """Return the log-odds of each observation by a model that was fitted to the other parts."""
+    found = np.zeros(len(folds))
+    for fold in range(_FOLDS):
+        is_held_out = folds == fold
+        if is_held_out.any() and not is_held_out.all():
+            found[is_held_out] = _fit(observed.part(~is_held_out), words).log_odds(observed.part(is_held_out))
+    return found
+
+
+def _fit(observed: _Observations, words: int) -> _Model:
+    """Fit a model with the features of the form, and with the words that are most strongly related to likes."""
+    columns = [*range(len(FORMS)), *_telling_words(observed, words)]
+    features = np.column_stack([observed.features[:, columns], observed.is_answer])
+    penalties = np.array([_PENALTY] * len(columns) + [1e-3])  # the share of likes itself is free
+    weights = np.zeros(len(penalties))
+    for _ in range(_STEPS):
+        chances = _chances(features @ weights)
+        gradient = features.T @ (observed.liked - chances) - penalties * weights
+        curvature = (features * (chances * (1 - chances))[:, np.newaxis]).T @ features + np.diag(penalties)
+        step = np.linalg.solve(curvature, gradient)
+        weights = weights + step
+        if np.abs(step).max() < 1e-6:
+            break
+    return _Model(columns, weights[:-1], float(weights[-1]))
+
+
+def _telling_words(observed: _Observations, count: int) -> Sequence[int]:
+    """Return the columns of the words that are most strongly related to likes."""
+    words = observed.features[:, len(FORMS) :]
+    # A pair says that the first answer is liked: its difference counts as it is.
+    surprise = observed.liked - np.where(observed.is_answer > 0, _mean_liked(observed), 0.5)
+    relation = np.abs(surprise @ words)
+    return [len(FORMS) + int(one) for one in np.argsort(-relation, kind="stable")[:count]]
+
+
+def _mean_liked(observed: _Observations) -> float:
+    answers = observed.is_answer > 0
+    return float(observed.liked[answers].mean()) if answers.any() else 0.0
+
+
+def _loss(log_odds: _Matrix, observed: _Observations) -> float:
+    """Return the cross-entropy of predictions. Its digits are rounded, so that words must improve it visibly."""
+    chances = np.clip(_chances(log_odds), 1e-6, 1 - 1e-6)
+    losses = -(observed.liked * np.log(chances) + (1 - observed.liked) * np.log(1 - chances))
+    return round(float(losses.mean()), 3)
+
+
+def _evidence(log_odds: _Matrix, observed: _Observations) -> tuple[float, float]:
+    """Return by how many standard errors held-out answers are ordered better than chance, and the share in order.
+
+    Pairs give a sign test. Rated answers give the test of Mann and Whitney (Annals of Mathematical Statistics 18,
+    1947), in which each liked answer is compared with each disliked answer. The two are combined with weights by the
+    square root of the number of observations.
+    """
+    answers = observed.is_answer > 0
+    liked, disliked = (log_odds[answers & chosen] for chosen in (observed.liked > 0.5, observed.liked < 0.5))
+    tests = [(_ordered(log_odds[~answers], np.zeros(1)), int((~answers).sum()), 0.25 / max(1, int((~answers).sum())))]
+    if len(liked) and len(disliked):
+        variance = (len(liked) + len(disliked) + 1) / (12 * len(liked) * len(disliked))
+        tests.append((_ordered(liked, disliked), len(liked) + len(disliked), variance))
+    used = [one for one in tests if one[1]]
+    total = sum(count for _, count, _ in used)
+    scores = [math.sqrt(count) * (share - 0.5) / math.sqrt(variance) for share, count, variance in used]
+    agreement = sum(share * count for share, count, _ in used) / total if total else 0.0
+    return (sum(scores) / math.sqrt(total) if total else 0.0), agreement
+
+
+def _ordered(higher: _Matrix, lower: _Matrix) -> float:
+    """Return the share of comparisons in which the first value is higher. Equal values count as one half."""
+    if not len(higher):
+        return 0.5
+    below = np.sort(lower)
+    wins = np.searchsorted(below, higher, "left") + np.searchsorted(below, higher, "right")
+    return float(wins.mean() / 2 / len(below))
+
+
+def _ranking(weights: _Matrix) -> tuple[tuple[str, float], ...]:
+    """Return the three features with the largest effect. Words are not named, because users may have written them."""
+    names = [*FORMS, *([WORDS] * (len(weights) - len(FORMS)))]
+    ranked = sorted(zip(names, weights.tolist(), strict=True), key=lambda one: -abs(one[1]))
+    found: dict[str, float] = {}
+    for name, weight in ranked:
+        found.setdefault(name, weight)
+    return tuple(found.items())[:3]
+
+
+def _chance(log_odds: float) -> float:
+    return float(_chances(np.array([log_odds]))[0])
+
+
+def _chances(log_odds: _Matrix) -> _Matrix:
+    found: _Matrix = 1 / (1 + np.exp(-np.clip(log_odds, -30, 30)))
+    return found

@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 from index.measures.refusals import refuses
 from index.types import Example, Message
 from optimizer.data.dataset import GENERAL, REFUSE, Row
-from optimizer.data.preferences import CONTINUED, EDITED, JUDGED, PreferencePair, Preferences
+from optimizer.data.preferences import CONTINUED, EDITED, JUDGED, AnswerRatings, PreferencePair, Preferences
 from optimizer.data.scrubbing.scrub import Scrubbed, scrub
 from optimizer.data.taste import Taste, learn_taste
 from optimizer.harvest.collect import Collected
@@ -23,6 +23,8 @@ from optimizer.harvest.screening import LATER_TURN, Distinct, cautions, example_
 T = TypeVar("T")
 MAX_EXAMPLES, MAX_ROWS, MAX_PAIRS = 1_000, 2_000, 2_000
 """How many candidate examples, rows and pairs a harvest holds at most."""
+MAX_RATED_OF_A_SIDE: Final = 1_000
+"""How many liked answers, and how many disliked ones, a harvest holds with their ratings at most."""
 MAX_CONSIDERED: Final = 5_000
 """How many liked answers are scrubbed and screened at most, the best first. It takes about 10 ms for each."""
 _BATCH: Final = 256
@@ -78,16 +80,18 @@ class Harvest:
         rows: The training rows, the most disliked first.
         pairs: The preference pairs, those of the clearest source first.
         comments: What users wrote about answers that are in no pair.
+        ratings: The liked and the disliked answers with their ratings, from which the taste is learned.
         replaced: How many parts of texts were replaced, by the kind of private data.
         left_out: How many liked answers gave no example, by reason.
         rows_left_out: How many disliked answers gave no row, and how many pairs were left out, by reason.
-        taste: The form of answers that the pairs show. None if they show none.
+        taste: The form of answers that ratings and pairs show. None if they show none.
     """
 
     examples: tuple[CandidateExample, ...] = field(repr=False)
     rows: tuple[DislikedRow, ...] = field(repr=False)
     pairs: tuple[PreferencePair, ...] = field(repr=False)
     comments: tuple[str, ...] = field(repr=False)
+    ratings: tuple[AnswerRatings, ...] = field(repr=False)
     replaced: Mapping[str, int]
     left_out: Mapping[str, int]
     rows_left_out: Mapping[str, int]
@@ -95,8 +99,8 @@ class Harvest:
 
     @property
     def preferences(self) -> Preferences:
-        """The pairs and the comments, from which a writer model states what people prefer."""
-        return Preferences(self.pairs, self.comments)
+        """What people prefer: the pairs, the comments and the ratings."""
+        return Preferences(self.pairs, self.comments, self.ratings)
 
 
 @dataclass(slots=True)
@@ -121,7 +125,8 @@ def make_harvest(
     """
     tally = _Tally(Counter(), Counter(), Counter())
     pairs = tuple(_pairs(collected.pairs[:MAX_PAIRS], reader, tally, advance))
-    taste = learn_taste(pairs)
+    ratings = tuple(_ratings(collected, advance))
+    taste = learn_taste(Preferences(pairs, ratings=ratings))
     ranked = sorted([*collected.liked, *_preferred_answers(collected)], key=lambda one: -_merit(one, taste))
     tally.left_out[ENOUGH] = max(0, len(ranked) - MAX_CONSIDERED)
     examples = tuple(_examples(ranked[:MAX_CONSIDERED], max_words, reader, tally, advance))
@@ -129,7 +134,7 @@ def make_harvest(
     in_pairs = {pair.comment for pair in pairs}
     comments = tuple(dict.fromkeys(one for row in rows for one in row.comments if one not in in_pairs))
     left_out = {why: count for why, count in tally.left_out.items() if count}
-    return Harvest(examples, rows, pairs, comments, tally.replaced, left_out, tally.rows_left_out, taste)
+    return Harvest(examples, rows, pairs, comments, ratings, tally.replaced, left_out, tally.rows_left_out, taste)
 
 
 def _preferred_answers(collected: Collected) -> Iterator[RatedAnswer]:
@@ -146,16 +151,27 @@ def work_of(collected: Collected) -> int:
     """Return how many texts `make_harvest` works on at most, for the progress."""
     liked = len(collected.liked) + len(list(_preferred_answers(collected)))
     rows, pairs = min(len(collected.disliked), MAX_ROWS), min(len(collected.pairs), MAX_PAIRS)
-    return min(liked, MAX_CONSIDERED) + rows + pairs
+    ratings = sum(map(len, _clearly_rated(collected)))
+    return min(liked, MAX_CONSIDERED) + rows + pairs + ratings
 
 
 def _merit(answer: RatedAnswer, taste: Taste | None) -> float:
     """Return by how much an answer deserves to be an example: its share of likes, and the form that people prefer."""
-    return answer.share + (0.0 if taste is None else _squashed(taste.score(answer.answer)))
+    return answer.share + (0.0 if taste is None else taste.chance(answer.answer))
 
 
-def _squashed(value: float) -> float:
-    return 0.5 * value / (1 + abs(value))
+def _clearly_rated(collected: Collected) -> tuple[Sequence[RatedAnswer], Sequence[RatedAnswer]]:
+    """Return the most liked and the most disliked answers. An answer with as many likes as dislikes says nothing."""
+    disliked = [one for one in collected.disliked if one.net < 0]
+    return collected.liked[:MAX_RATED_OF_A_SIDE], disliked[:MAX_RATED_OF_A_SIDE]
+
+
+def _ratings(collected: Collected, advance: Callable[[int], None]) -> Iterator[AnswerRatings]:
+    for answers in _clearly_rated(collected):
+        for one in answers:
+            query, answer = scrub([one.query, one.answer]).texts
+            yield AnswerRatings(query, answer, one.likes, one.dislikes)
+            advance(1)
 
 
 def _examples(

@@ -64,11 +64,13 @@ def _taste_line(harvest: Harvest) -> str:
     taste = harvest.taste
     if taste is None:
         return (
-            "Likes alone rank the examples: the form of answers does not explain the pairs, or there are fewer than 20."
+            "Likes alone rank the examples: the form of answers does not explain the ratings, or there are fewer than "
+            "20 ratings and pairs."
         )
-    liked = ", ".join(f"{'more' if weight > 0 else 'less'} {name}" for name, weight in taste.liked)
-    shown = f"it orders {taste.right:,} of {taste.pairs:,} pairs rightly to which it was not fitted"
-    return f"The form of answers helps to rank the examples ({liked}): {shown}."
+    liked = ", ".join(f"{'more' if weight > 0 else 'less'} {name}" for name, weight in taste.ranking)
+    learned = f"learned from {taste.answers:,} rated answers and {taste.pairs:,} pairs"
+    shown = f"of two answers that it did not learn from, it puts the preferred one first in {taste.agreement:.0%}"
+    return f"The form of answers helps to rank the examples ({liked}; {learned}): {shown}."
 
 
 def _in_brackets(counts: Mapping[str, int]) -> str:

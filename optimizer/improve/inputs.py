@@ -33,7 +33,8 @@ from optimizer.stages.run import RUN_FILE
 
 DEFAULT_CALLS: Final = 5_000
 """The budget of calls if run.toml sets none."""
-_DEFAULT_REWARD: Final = {"weights": {"rules": 0.5, "reference": 0.5}}
+_DEFAULT_REWARD: Final = {"weights": {"rules": 0.25, "reference": 0.25, "taste": 0.5}}
+_REWARD_WITHOUT_PREFERENCES: Final = {"weights": {"rules": 0.5, "reference": 0.5}}
 POOL: Final = "pool.jsonl"
 _FILES_OF_DATA: Final = (*SPLITS, "preferences")
 
@@ -83,7 +84,7 @@ def check_start(start: Start) -> None:
         DataError: A file of the user's rows cannot be used.
         EmbedderError: The embedder of the reward `reference` cannot be opened.
     """
-    config = parse_config(run_document(start, has_validation=True, has_pairs=True), start.folder)
+    config = parse_config(run_document(start, has_validation=True, has_preferences=True), start.folder)
     check_rewards(config)
     if "reference" in config.reward.all_names:
         open_embedder(config.reward.embedder)
@@ -108,20 +109,20 @@ def write_inputs(start: Start, folder: ImproveFolder) -> Parts:
     _write_lines(folder.inputs / POOL, [_example_json(one) for one in pool])
     _write_lines(folder.inputs / PREFERENCES, parts.preferences.as_json)
     has_validation, has_seeds = VALIDATION in parts.counts, SEEDS in parts.counts
-    has_pairs = bool(parts.preferences.as_json)
-    document = run_document(start, has_validation=has_validation, has_pairs=has_pairs, seeds=has_seeds)
-    parse_config(document, folder.inputs)
+    has_preferences = bool(parts.preferences.as_json)
+    document = run_document(start, has_validation=has_validation, has_preferences=has_preferences, seeds=has_seeds)
+    check_rewards(parse_config(document, folder.inputs))
     write_file(folder.inputs / RUN_FILE, toml_text(document).encode())
     return parts
 
 
-def run_document(start: Start, *, has_validation: bool, has_pairs: bool, seeds: bool = False) -> dict[str, Any]:
+def run_document(start: Start, *, has_validation: bool, has_preferences: bool, seeds: bool = False) -> dict[str, Any]:
     """Return run.toml with the rows, the examples and the pairs of the harvest, and the current bundle as the start."""
     document = start.document
     kept = {key: value for key, value in document.get("data", {}).items() if key not in _FILES_OF_DATA}
     files = {TRAIN: ROWS, SEALED: ROWS}
     files |= {VALIDATION: ROWS} if has_validation else {}
-    files |= {"preferences": PREFERENCES} if has_pairs else {}
+    files |= {"preferences": PREFERENCES} if has_preferences else {}
     files |= {SEEDS: ROWS} if seeds else {}
     embedder = start.manifest.embedder.name
     bundle = {"name": start.name, "start": start.bundle}
@@ -129,7 +130,7 @@ def run_document(start: Start, *, has_validation: bool, has_pairs: bool, seeds: 
     return {
         **document,
         "data": files | kept,
-        "reward": document.get("reward", _DEFAULT_REWARD),
+        "reward": document.get("reward", _DEFAULT_REWARD if has_preferences else _REWARD_WITHOUT_PREFERENCES),
         "budget": document.get("budget", {"calls": DEFAULT_CALLS}),
         "examples": {**document.get("examples", {}), "pool": POOL},
         "bundle": {**bundle, **document.get("bundle", {}), "start": start.bundle},
@@ -143,7 +144,7 @@ def _own_data(start: Start) -> DataTable | None:
         if any(key in table for key in _FILES_OF_DATA):
             raise ConfigError("[data] train is missing: name your training rows, or leave out the other files")
         return None
-    document = run_document(start, has_validation=False, has_pairs=False)
+    document = run_document(start, has_validation=False, has_preferences=False)
     document["data"] = table
     document["bundle"] = {**document["bundle"], "write": FOUND}  # sealed rows may come from the harvest alone
     return parse_config(document, start.folder).data
@@ -172,7 +173,7 @@ def _preferences(path: Path, left_out: Collection[str], data: DataTable | None) 
     if data and data.preferences:
         own = read_preferences(data.preferences)
     comments = (one for one in found.comments if one not in left_out)
-    return Preferences((*found.pairs, *own.pairs), (*comments, *own.comments))
+    return Preferences((*found.pairs, *own.pairs), (*comments, *own.comments), (*found.ratings, *own.ratings))
 
 
 def _examples(path: Path) -> Sequence[Example]:

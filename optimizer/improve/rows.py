@@ -30,7 +30,7 @@ class Parts:
     Attributes:
         rows: The rows, each with its split.
         examples: Liked answers that can become examples. None has the question of a row.
-        preferences: Pairs and comments. None has the question of a sealed row.
+        preferences: Pairs, ratings and comments. None has the question of a sealed row.
     """
 
     rows: tuple[Row, ...] = field(repr=False)
@@ -59,7 +59,7 @@ def divide(accepted: Sequence[Example], disliked: Sequence[Row], preferences: Pr
     Args:
         accepted: The accepted examples.
         disliked: The rows of disliked answers.
-        preferences: The preference pairs and comments.
+        preferences: The preference pairs, ratings and comments.
         own: The user's own rows, each with its split.
 
     Raises:
@@ -73,7 +73,8 @@ def divide(accepted: Sequence[Example], disliked: Sequence[Row], preferences: Pr
     rows = (*own, *(replace(row, split=part_of(row.query) or TRAIN) for row in harvested))
     sealed = {normalized(row.query) for row in rows if row.split == SEALED}
     pairs = tuple(pair for pair in preferences.pairs if normalized(pair.query) not in sealed)
-    parts = Parts(_without_small_validation(rows), examples, replace(preferences, pairs=pairs))
+    ratings = tuple(one for one in preferences.ratings if normalized(one.query) not in sealed)
+    parts = Parts(_without_small_validation(rows), examples, replace(preferences, pairs=pairs, ratings=ratings))
     _check_enough(parts)
     return parts
 

@@ -3,6 +3,7 @@
 rules            form of the answer: it is complete, repeats nothing, and refuses if and only if the row asks for it
 reference        similarity of the answer to the row's reference answer
 likelihood       how probable the row's reference answer is for the task model
+taste            the share of users who like answers of this form, learned from [data] preferences
 judge            how the judge scores the answer by criteria that it chose for the query
 MODULE:FUNCTION  a user's function of the keyword arguments query, answer, reference, kind; returns a number from 0 to 1
 """
@@ -18,6 +19,7 @@ from optimizer.core.config_tables import RunConfig
 from optimizer.core.errors import ConfigError
 from optimizer.core.reward_table import RewardTable
 from optimizer.data.dataset import KINDS
+from optimizer.data.taste import Taste
 from optimizer.models.row_embedder import RowEmbedder
 from optimizer.models.task_model import ROLE as TASK
 from optimizer.models.task_model import TaskModel
@@ -28,7 +30,7 @@ from optimizer.rewards.judge_model import Judge
 from optimizer.rewards.judge_protocol import ROLE as JUDGE
 from optimizer.rewards.likelihood import Likelihood
 from optimizer.rewards.reference import Reference
-from optimizer.rewards.rules import Rules
+from optimizer.rewards.rules import Rules, TasteReward
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +41,13 @@ class RewardResources:
         table: The table [reward] of run.toml.
         task: The task model.
         judge: The judge.
+        taste: The form of answers that people prefer. None if it is not known.
     """
 
     table: RewardTable
     task: TaskModel
     judge: Judge
+    taste: Taste | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +60,14 @@ class RewardKind:
         calls_per_query: Number of calls that the reward makes only once for each query, by the role of the called
             model. The estimate of a run's cost uses both numbers.
         needs_completion: Whether the reward works only with a task model of the kind `completion`.
+        needs_preferences: Whether the reward works only with [data] preferences.
     """
 
     build: Callable[[RewardResources], Reward]
     calls_per_answer: Mapping[str, int] = field(default_factory=dict)
     calls_per_query: Mapping[str, int] = field(default_factory=dict)
     needs_completion: bool = False
+    needs_preferences: bool = False
 
     @property
     def roles(self) -> frozenset[str]:
@@ -73,6 +79,7 @@ REWARD_KINDS: Final[Mapping[str, RewardKind]] = {
     "rules": RewardKind(lambda resources: Rules(resources.table.rules)),
     "reference": RewardKind(lambda resources: Reference(RowEmbedder(open_embedder(resources.table.embedder)))),
     "likelihood": RewardKind(lambda resources: Likelihood(resources.task), {TASK: 1}, needs_completion=True),
+    "taste": RewardKind(lambda resources: TasteReward(resources.taste), needs_preferences=True),
     "judge": RewardKind(lambda resources: JudgeReward(resources.judge, resources.table), {JUDGE: 1}, {JUDGE: 1}),
 }
 
@@ -90,6 +97,11 @@ def check_rewards(config: RunConfig) -> None:
             raise ConfigError(f"[reward] {name} needs a model: add [models.{role}]")
         if kind.needs_completion and config.models[TASK].kind != COMPLETION:
             raise ConfigError(f"[reward] {name} needs a task model of kind completion: chat models score no texts")
+        if kind.needs_preferences and config.data.preferences is None:
+            raise ConfigError(f"[reward] {name} needs preferences: name a file with [data] preferences")
+    for weights in (config.reward.weights, config.reward.screen):
+        if weights and all(reward_kind(name).needs_preferences for name in weights):
+            raise ConfigError("[reward] taste knows only the form of answers: name another reward beside it")
     _check_rows(config.reward)
 
 

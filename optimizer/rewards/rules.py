@@ -1,11 +1,12 @@
-"""The reward `rules`: the form of an answer. It calls no model."""
+"""The rewards `rules` and `taste`: the form of an answer. They call no model."""
 
 from dataclasses import asdict
 
-from index.measures.answer_form import ends_by_itself, repeated_share
+from index.measures.answer_form import ends_by_itself, is_empty, repeated_share
 from index.measures.refusals import refuses
 from optimizer.core.reward_table import RulesTable
 from optimizer.data.dataset import REFUSE
+from optimizer.data.taste import Taste
 from optimizer.rewards.base import AnsweredRow, Reward, RewardScore
 
 
@@ -30,3 +31,21 @@ class Rules(Reward):
         }
         total = sum(weight * checks[name] for name, weight in self._weights.items())
         return RewardScore(total / sum(self._weights.values()), checks)
+
+
+class TasteReward(Reward):
+    """The share of users who like answers of this form, as ratings and preference pairs show (optimizer.data.taste).
+
+    It does not know what an answer says, so it should not be the only reward. It does not score rows that ask for a
+    refusal. It scores no row if ratings and pairs show no taste.
+    """
+
+    def __init__(self, taste: Taste | None) -> None:
+        self._taste = taste
+
+    async def score(self, answered: AnsweredRow) -> RewardScore | None:
+        """Return the score of an answer; None if this reward does not apply to the row."""
+        if self._taste is None or answered.row.kind == REFUSE:
+            return None
+        text = answered.reply.text
+        return RewardScore(0.0 if is_empty(text) else self._taste.chance(text))

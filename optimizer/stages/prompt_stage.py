@@ -19,6 +19,7 @@ from optimizer.core.journal import RACE_LENGTH, SET_PROMPTS, Journal
 from optimizer.core.reward_table import ZERO
 from optimizer.data.dataset import Row
 from optimizer.data.split import TRAIN
+from optimizer.data.taste import learn_taste
 from optimizer.models.task_model import ROLE as TASK
 from optimizer.rewards.registry import calls_per_score
 from optimizer.search.allocation import Allocation
@@ -269,13 +270,14 @@ async def _example_proposer(context: RunContext) -> ExampleProposer:
     table = context.config.examples
     found = read_pool(table.pool, {row.query for row in rows})
     usable: Sequence[Example] = [example for example in found if await context.gate.admits_example(example)]
+    taste = await asyncio.to_thread(learn_taste, context.preferences)
     if ROLE not in context.config.models:
-        usable = preferred_examples(usable, context.preferences.pairs)
+        usable = preferred_examples(usable, taste)
     pool = await asyncio.to_thread(embed_pool, usable, context.embedder)
     own = None
     if ROLE in context.config.models:
         own = OwnAnswers(context.calls, context.task, context.gate, table.words)
-    return ExampleProposer(pool, context.embedder, context.config.search.seed, own)
+    return ExampleProposer(pool, context.embedder, context.config.search.seed, own, taste)
 
 
 async def _journal_level(journal: Journal, level: Level[Candidate], allocation: Allocation, won: Sequence[str]) -> None:

@@ -30,6 +30,7 @@ from optimizer.core.journal import Journal
 from optimizer.core.model_tables import ModelTable
 from optimizer.data.preferences import Preferences, read_preferences
 from optimizer.data.split import SEALED, TRAIN, Split, read_split
+from optimizer.data.taste import learn_taste
 from optimizer.data.unusable_rows import UnusableRows
 from optimizer.models.cached_calls import CachedCalls
 from optimizer.models.http_client import Client, Endpoint, RetryPolicy
@@ -71,7 +72,7 @@ class RunContext:
         data: Training, validation and sealed rows.
         unusable: For each part of the data, by its name: the rows that cannot be used.
         gate: Checks new candidates.
-        preferences: The pairs and comments of [data] preferences.
+        preferences: The pairs, ratings and comments of [data] preferences.
     """
 
     config: RunConfig
@@ -136,7 +137,8 @@ async def open_run_context(config: RunConfig, journal: Journal, notify: Notify) 
         embedder = RowEmbedder(await asyncio.to_thread(open_embedder, config.bundle.embedder))
         task = TaskModel(calls, config.models[TASK].kind, embedder)
         judge, example_judge = Judge(calls, config.reward.judge), Judge(calls, config.examples.judge)
-        rewards = await asyncio.to_thread(build_rewards, RewardResources(config.reward, task, judge))
+        taste = await asyncio.to_thread(learn_taste, preferences)
+        rewards = await asyncio.to_thread(build_rewards, RewardResources(config.reward, task, judge, taste))
         screen = Scorer(task, rewards, config.reward.screen or config.reward.weights)
         sealed = Scorer(task, rewards, config.reward.weights)
         share = config.data.unusable

@@ -10,6 +10,8 @@ lengthen  removes the examples with short answers, except refusals
 refusals  rewords all refusals
 own       adds new questions of the writer model with the task model's own answers (own_answers.py)
 
+If it is known which form of answers people prefer, banks that show examples of this form come first (preferred.py).
+
 Only the last edit calls models. An answer of the pool is text that was written as an example. The reference of a row
 never becomes the answer of an example.
 """
@@ -26,6 +28,7 @@ from index.measures.refusals import refuses
 from index.types import Example, PolicyName, Vectors
 from optimizer.core.candidate import Bank, Candidate
 from optimizer.core.config_tables import FIRST_SENTENCE, PLAIN
+from optimizer.data.taste import Taste
 from optimizer.search.space import Outcome
 from optimizer.stages.bank_edits import (
     with_added,
@@ -39,6 +42,7 @@ from optimizer.stages.proposers.base import BANK, EXAMPLES, Parent, Proposal
 from optimizer.stages.proposers.example_pool import ExamplePool, embed_readable
 from optimizer.stages.proposers.failures import NO_REFUSAL, UNENDED, UNLIKE, WRONG_REFUSAL, Failure, evidence
 from optimizer.stages.proposers.own_answers import UNEMBEDDABLE, OwnAnswers
+from optimizer.stages.proposers.preferred import preferred_proposals
 
 _ADDED: Final = (4, 8, 16, 32)
 _FILLED: Final = (16, 48, 128)
@@ -88,7 +92,14 @@ class ExampleProposer:
 
     name: Final = EXAMPLES
 
-    def __init__(self, pool: ExamplePool, embedder: Embedder, seed: int, own: OwnAnswers | None = None) -> None:
+    def __init__(
+        self,
+        pool: ExamplePool,
+        embedder: Embedder,
+        seed: int,
+        own: OwnAnswers | None = None,
+        taste: Taste | None = None,
+    ) -> None:
         """Create the proposer.
 
         Args:
@@ -96,8 +107,10 @@ class ExampleProposer:
             embedder: The embedder of the bank.
             seed: The seed of the random choices.
             own: Makes examples of the models' own texts. None if there is no writer model.
+            taste: The form of answers that people prefer. None if it is not known.
         """
         self._own = own
+        self._taste = taste
         self._pool = pool
         self._embedder = embedder
         self._seed = seed
@@ -116,7 +129,7 @@ class ExampleProposer:
         """Return candidates with edited banks. There are more than `count`, as a reserve."""
         rng = parent.random(f"{self._seed}:{self.name}")
         own = await self._add_own(parent, rng)
-        found: dict[str, Proposal] = {own.candidate.key: own} if own else {}
+        found = {one.candidate.key: one for one in (*self._preferred(parent), *([own] if own else []))}
         for _ in range(count * _TRIES_PER_PROPOSAL):
             move = _Move(parent, draw_failure(parent.failures, rng), rng)
             edited = await self._draw_edit(move)(move)
@@ -124,6 +137,12 @@ class ExampleProposer:
                 candidate = _shown(parent.candidate.with_bank(edited[0]))
                 found.setdefault(candidate.key, Proposal(candidate, BANK, edited[1]))
         return list(found.values())
+
+    def _preferred(self, parent: Parent) -> Sequence[Proposal]:
+        """Return the banks that show examples of the form that people prefer, when a candidate is first expanded."""
+        if self._taste is None or parent.again:
+            return ()
+        return list(preferred_proposals(parent.candidate, self._pool, self._taste))
 
     async def _add_own(self, parent: Parent, rng: random.Random) -> Proposal | None:
         """Now and then, add examples of the models' own texts. Such an edit is drawn at most once for each parent."""

@@ -18,7 +18,7 @@ from optimizer.__main__ import main
 from optimizer.cli.editor import edited
 from optimizer.core.errors import DataError
 from optimizer.data.dataset import read_rows
-from optimizer.data.preferences import Preferences, read_preferences
+from optimizer.data.preferences import read_preferences
 from optimizer.harvest.files import only_user_of
 from proxy.experiments.store.dsn import dsn_of
 from tests.optimizer.harvest.planted_strings import PLANTED
@@ -64,7 +64,12 @@ def test_files_of_a_harvest_are_read_by_the_other_commands(tmp_path: Path, capsy
     (row,) = read_rows(out / "rows.jsonl")
     assert row.query == "What is rye?"
     assert lines(out / "rows.jsonl")[0]["comments"] == ["Rude."]
-    assert read_preferences(out / "preferences.jsonl") == Preferences(comments=("Rude.",))
+    found = read_preferences(out / "preferences.jsonl")
+    assert (found.pairs, found.comments) == ((), ("Rude.",))
+    assert {(one.query, one.likes, one.dislikes) for one in found.ratings} == {
+        *((f"What is {subject}?", 1, 0) for subject in SUBJECTS),
+        ("What is rye?", 0, 1),
+    }
     assert stat.S_IMODE(out.stat().st_mode) == 0o700
     assert {stat.S_IMODE(file.stat().st_mode) for file in out.iterdir()} == {0o600}
     shown = capsys.readouterr().out

@@ -4,7 +4,6 @@ import pytest
 
 from index.types import Message
 from optimizer.data.preferences import EDITED, JUDGED, RATED, REGENERATED, PreferencePair
-from optimizer.data.taste import learn_taste
 from optimizer.harvest.collect import Collected
 from optimizer.harvest.harvest import ENOUGH, RIGHT_REFUSAL, Harvest, make_harvest
 from optimizer.harvest.rated_answers import RatedAnswer
@@ -145,7 +144,7 @@ def pairs_for(chosen: str, rejected: str, count: int = 40) -> tuple[PreferencePa
     )
 
 
-def test_form_that_people_prefer_ranks_examples_with_equal_votes(reader: QuestionReader) -> None:
+def test_form_that_people_prefer_ranks_examples_with_equal_ratings(reader: QuestionReader) -> None:
     liked = (
         answer("What is tea?", "It is perhaps a drink, and one might say more."),
         answer("Who was Bach?", "Yes. So."),
@@ -156,14 +155,20 @@ def test_form_that_people_prefer_ranks_examples_with_equal_votes(reader: Questio
         assert found.examples[0].example.query == first
 
 
-def test_taste_is_not_learned_from_few_pairs_or_from_chance() -> None:
-    assert learn_taste(pairs_for(SHORT, LONG, 19)) is None
-    mixed = [pair for n in range(40) for pair in pairs_for(*((SHORT, LONG) if n % 2 else (LONG, SHORT)), 1)]
-    assert learn_taste(mixed) is None
-    taste = learn_taste(pairs_for(SHORT, LONG))
-    assert taste is not None
-    assert taste.right == 40
-    assert taste.score(SHORT) > taste.score(LONG)
+def test_ratings_of_single_answers_rank_examples_too(reader: QuestionReader) -> None:
+    liked = tuple(answer(f"What is page {n}?", f"Yes. It is so {n}.", 2) for n in range(30))
+    long = [answer(f"What is paper {n}?", f"Perhaps one might say that it is rather {n}.", 2) for n in range(2)]
+    disliked = tuple(answer(f"Why is book {n} old?", f"{LONG} {n}", 0, 2) for n in range(30))
+    found = harvested(reader, (*long, *liked), disliked)
+    assert found.taste is not None
+    assert (found.taste.answers, found.taste.pairs) == (62, 0)
+    assert [(one.likes, one.dislikes) for one in found.ratings] == [(2, 0)] * 32 + [(0, 2)] * 30
+
+
+def test_ratings_hold_no_private_data(reader: QuestionReader) -> None:
+    found = harvested(reader, (answer("Who is ann@example.com?", "Call +1 415 555 0132."),))
+    assert "[e-mail address]" in found.ratings[0].query
+    assert "[phone number]" in found.ratings[0].answer
 
 
 def test_preferred_answer_of_a_clear_pair_is_a_candidate_after_the_liked_ones(reader: QuestionReader) -> None:

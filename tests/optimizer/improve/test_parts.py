@@ -11,7 +11,7 @@ import pytest
 from index.types import Example
 from optimizer.core.errors import DataError
 from optimizer.data.dataset import Row
-from optimizer.data.preferences import RATED, PreferencePair, Preferences
+from optimizer.data.preferences import RATED, AnswerRatings, PreferencePair, Preferences
 from optimizer.harvest.store.reader import StoreQuery
 from optimizer.harvest.store.session import read_session, store_address
 from optimizer.improve.experiment_file import ExperimentPlan, experiment_name, experiment_text
@@ -30,7 +30,8 @@ QUESTIONS = [f"Question {number}?" for number in range(200)]
 def test_question_keeps_its_part_and_is_in_no_other() -> None:
     accepted = [Example("", query, "An answer.") for query in QUESTIONS[:100]]
     pairs = [PreferencePair(query, "good", "bad", RATED) for query in QUESTIONS]
-    parts = divide(accepted, [Row(query) for query in QUESTIONS[50:]], Preferences(tuple(pairs)), [])
+    ratings = tuple(AnswerRatings(query, "good", 1, 0) for query in QUESTIONS)
+    parts = divide(accepted, [Row(query) for query in QUESTIONS[50:]], Preferences(tuple(pairs), ratings=ratings), [])
     rows = {row.query: row for row in parts.rows}
     assert len(rows) == len(parts.rows)
     assert not {one.query for one in parts.examples} & set(rows)
@@ -38,6 +39,7 @@ def test_question_keeps_its_part_and_is_in_no_other() -> None:
     assert all(row.split == (part_of(query) or "train") for query, row in rows.items())
     assert all(part_of(f"  {query.upper()} !") == part_of(query) for query in QUESTIONS)
     assert {pair.query for pair in parts.preferences.pairs} == {q for q in QUESTIONS if part_of(q) != "sealed"}
+    assert {one.query for one in parts.preferences.ratings} == {q for q in QUESTIONS if part_of(q) != "sealed"}
     liked = [rows[one.query] for one in accepted if part_of(one.query)]
     assert all(row.reference == "An answer." for row in liked), "a liked answer is the reference of its row"
 

@@ -62,10 +62,10 @@ print(asyncio.run(scorer.score(Raw({}), Row("query"))).score)
 
 def config_with(folder: Path, **weights: float) -> RunConfig:
     config = read_config(write_run(folder, "http://127.0.0.1:9"))
-    return replace(config, reward=RewardTable(weights))
+    return replace(config, reward=RewardTable(weights), data=replace(config.data, preferences=folder / "p.jsonl"))
 
 
-@pytest.mark.parametrize("names", [(name,) for name in REWARD_KINDS] + [("my_rewards:polite", "rules")])
+@pytest.mark.parametrize("names", [(name, "rules") for name in (*REWARD_KINDS, "my_rewards:polite")])
 def test_registered_names_and_functions_are_accepted(names: tuple[str, ...], tmp_path: Path) -> None:
     config = config_with(tmp_path, **dict.fromkeys(names, 1.0))
     task = replace(config.models["task"], kind="completion")
@@ -78,8 +78,18 @@ def test_reward_that_needs_a_base_model_is_refused_for_a_chat_model(tmp_path: Pa
 
 
 def test_unknown_name_is_refused_with_the_known_ones(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="rules, reference, likelihood, judge or MODULE:FUNCTION"):
+    with pytest.raises(ConfigError, match="rules, reference, likelihood, taste, judge or MODULE:FUNCTION"):
         check_rewards(config_with(tmp_path, juge=1.0))
+
+
+def test_taste_without_preferences_or_another_reward_is_refused(tmp_path: Path) -> None:
+    config = config_with(tmp_path, taste=0.5, rules=0.5)
+    with pytest.raises(ConfigError, match="taste needs preferences"):
+        check_rewards(replace(config, data=replace(config.data, preferences=None)))
+    with pytest.raises(ConfigError, match="name another reward beside it"):
+        check_rewards(config_with(tmp_path, taste=1.0))
+    with pytest.raises(ConfigError, match="name another reward beside it"):
+        check_rewards(replace(config, reward=replace(config.reward, screen={"taste": 1.0})))
 
 
 def test_judge_without_a_model_is_refused(tmp_path: Path) -> None:

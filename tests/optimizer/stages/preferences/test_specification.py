@@ -14,6 +14,7 @@ from optimizer.core.config_tables import SearchTable
 from optimizer.core.errors import ConfigError, DataError, UnparsableReplyError
 from optimizer.core.journal import read_journal
 from optimizer.data.preferences import CONTINUED, RATED, REGENERATED, PreferencePair, Preferences, read_preferences
+from optimizer.data.taste import learn_taste
 from optimizer.report.html_report import write_report
 from optimizer.search.space import Step
 from optimizer.stages.preferences.pool_choice import preferred_examples
@@ -167,7 +168,8 @@ def test_pairs_choose_half_of_the_pool_and_keep_the_refusals() -> None:
     long = [Example(f"l{n}", f"Other {n}?", "There are many things that one could perhaps say. " * 4) for n in range(3)]
     refusal = Example("r", "Harm?", "I'm sorry, but I can't help with that.")
     pool = [*long, refusal, *short]
-    assert preferred_examples(pool, [pair(n) for n in range(19)]) == pool
+    few = Preferences(tuple(pair(n) for n in range(19)))
+    assert preferred_examples(pool, learn_taste(few)) == pool
     pairs = [PreferencePair(f"Q {n}?", f"{short[0].response} {n}", f"{long[0].response} {n}", RATED) for n in range(40)]
-    assert preferred_examples(pool, pairs) == [*short, refusal]
+    assert preferred_examples(pool, learn_taste(Preferences(tuple(pairs)))) == [*short, refusal]
     assert refuses(refusal.response)
