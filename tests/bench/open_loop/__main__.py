@@ -94,7 +94,7 @@ def _parsed() -> argparse.Namespace:
         "--only", action="append", choices=list(_STARTS), help="a gateway; repeatable [all of the table]"
     )
     parser.add_argument("--seconds", type=float, help="how long requests are measured at a rate [10; for cpu 20]")
-    parser.add_argument("--first", type=float, default=25.0, help="the first arrival rate, per second [25]")
+    parser.add_argument("--first", type=float, default=40.0, help="the first arrival rate, per second [40]")
     parser.add_argument("--bound", type=float, default=_DEFAULT.bound, help="of the p99 of the added time, ms [50]")
     parser.add_argument("--turns", type=int, default=3, help="of the table cpu: each measures all gateways [3]")
     parser.add_argument("--quick", action="store_true", help="short streams at low rates, to see whether it runs")

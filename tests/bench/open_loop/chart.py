@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Final
 
-from tests.bench.open_loop.figures import OURS, RELAY, ROUTER, TWO, Knees
+from tests.bench.open_loop.figures import OURS, RELAY, ROUTER, TWO, Knees, Search
 from tests.bench.open_loop.step import Step
 from tests.bench.pictures.chart import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Scale, grid, picture
 
@@ -16,14 +16,23 @@ _LOW, _HIGH = 0.1, 1000.0  # ms; what is outside is drawn at the edge
 
 def draw(knees: Knees) -> str:
     """The chart: for each gateway, a line for p99, a dashed line for p50, and a vertical line at its knee."""
-    rates = [step.rate for search in knees.searches.values() for step in search.knee.steps]
+    steps = {name: _steps(search) for name, search in knees.searches.items()}
+    rates = [step.rate for found in steps.values() for step in found]
     x, ticks = _rate_scale(min(rates), max(rates))
     parts = [*grid(x, _y, ticks, (0.1, 1.0, 10.0, 100.0, 1000.0)), *_titles(), *_bound(knees.bound)]
     for place, (name, search) in enumerate(knees.searches.items()):
         colour = _COLOURS.get(name, _OTHER)
-        parts += [*_curves(search.knee.steps, colour, x), *_knee(search.knee.rate, colour, x)]
+        parts += [*_curves(steps[name], colour, x), *_knee(search.knee.rate, colour, x)]
         parts += _legend(name, search.knee.rate, colour, place)
     return picture("Added time to the first token (p50 and p99) against the arrival rate, by gateway", parts)
+
+
+def _steps(search: Search) -> Sequence[Step]:
+    """All steps of a gateway, by rate. Of two steps at one rate, the better one, as in the search."""
+    best: dict[float, Step] = {}
+    for step in [*search.knee.steps, *([search.half] if search.half else [])]:
+        best[step.rate] = min(step, best.get(step.rate, step), key=lambda one: one.p99)
+    return [best[rate] for rate in sorted(best)]
 
 
 def _rate_scale(low: float, high: float) -> tuple[Scale, Sequence[float]]:

@@ -134,8 +134,10 @@ def summary(results: Results, rate: float, stream: float, window: float, also: d
     """
     ours = results[results["target"] == GATEWAY]
     measured = ours[ours["at"] >= stream]
-    direct = _to_first_token(results[(results["target"] == DIRECT) & (results["at"] >= stream)])
-    base = float(np.median(direct)) if len(direct) else float("nan")
+    started = measured[measured["started"] > 0]
+    straight = results[(results["target"] == DIRECT) & (results["at"] >= stream)]
+    direct = _to_first_token(straight[straight["first"] > 0])
+    base = float(np.median(direct)) if len(direct) else 0.0
     added = 1e3 * (_to_first_token(measured) - base)
     is_whole = ours["flags"] & WHOLE > 0
     due = ours["at"] < window
@@ -149,7 +151,7 @@ def summary(results: Results, rate: float, stream: float, window: float, also: d
         p50=_quantile(added, 0.5),
         p99=_quantile(added, 0.99),
         direct_p99=_quantile(1e3 * (direct - base), 0.99),
-        late_p99=_quantile(1e3 * (measured["started"] - measured["at"]), 0.99),
+        late_p99=_quantile(1e3 * (started["started"] - started["at"]), 0.99),
         gap_p99=also["gap"],
         cpu=also["cpu"],
         busy=also["busy"],
@@ -157,14 +159,14 @@ def summary(results: Results, rate: float, stream: float, window: float, also: d
 
 
 def _to_first_token(results: Results) -> Results:
-    """Seconds from the planned arrival to the first token; infinity without a token."""
-    times: Results = np.where(results["first"] > 0, results["first"] - results["at"], np.inf)
+    """Seconds from the planned arrival to the first token; TIMEOUT without a token."""
+    times: Results = np.where(results["first"] > 0, results["first"] - results["at"], TIMEOUT)
     return times
 
 
 def _quantile(values: Results, share: float) -> float:
-    """A value that was measured, because infinity cannot be interpolated."""
-    return float(np.quantile(values, share, method="higher")) if len(values) else float("nan")
+    """The quantile, or the next larger value: a benchmark must not make it smaller. 0 without values."""
+    return float(np.quantile(values, share, method="higher")) if len(values) else 0.0
 
 
 def _target(gateway: Gateway) -> Target:
