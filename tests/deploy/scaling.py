@@ -1,15 +1,20 @@
-"""Computes the tables of docs/scaling.md from the measured figures in docs/benchmarks/proxy.md.
+"""Computes the tables of docs/scaling.md from the measured figures.
 
+CPU times are those of tests/bench/open_loop, and memory is that of docs/benchmarks/proxy.md.
 `python -m tests.deploy.scaling` writes the tables into the page. No GPU was measured, so the second table has one row
 for each speed of a GPU.
 """
 
 import math
 import re
+import statistics
+import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
+from tests.bench.open_loop.figures import BASE, KNOWN, NEW, OURS, ROUTER, STREAM, Cpu, read
+from tests.bench.open_loop.plan import Shape
 from tests.deploy.parts import ROOT
 
 PAGE: Final = ROOT / "docs" / "scaling.md"
@@ -18,12 +23,11 @@ BEGIN, END = "<!-- computed: begin -->\n", "<!-- computed: end -->\n"
 SPEEDS: Final = (500, 1_000, 2_500, 5_000, 10_000)  # tokens per second that one GPU generates, all its streams together
 ANSWER: Final = 200  # tokens
 FLEETS: Final = (10, 100, 1_000)  # GPUs
-STREAM: Final = 40  # tokens per second that one stream gets
+PACE: Final = 40  # tokens per second that one stream gets
 CORES_USED: Final = 0.6  # the share of its core that a worker uses on average, so that it can serve a burst
 POD: Final = 2  # workers of one pod
 STREAMS: Final = 1_000  # open streams of a worker at most: its memory was not measured with more
-CPU, CHUNK, STREAMING = "CPU per request, 2 KB", "CPU per chunk", "memory, 1,000 slow"  # heads of columns
-NEW_QUERY, EMBEDDER = "on top of a repeated query", "the default embedder"
+STREAMING: Final = "memory, 1,000 slow"  # the head of a column
 UNKNOWN: Final = "not measured"
 
 
@@ -32,7 +36,7 @@ class Measured:
     """The measured figures. Times are in seconds of one core. The times of the router are None if not measured.
 
     Attributes:
-        request: The time of a request.
+        request: The time of a request for one token of a base model, with its chunk.
         new_query: The additional time if the query is long and new.
         relayed: The time of a chunk that is relayed.
         translated: The time of a chunk that is converted from a text completion to chat.
@@ -50,49 +54,44 @@ class Measured:
     worker_streaming: float
 
 
-def _cell(text: str, row: str, column: str) -> float | None:
-    """Return a number from the first table that has the row and the column; None if no table has it.
-
-    Args:
-        text: The text of the page.
-        row: The first cell of the row.
-        column: A part of the head of the column.
-    """
+def _memory(text: str) -> float:
+    """Return the memory of a worker with 1,000 open streams, in MiB, from the first table that has it."""
     for table in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
         head, *rows = [[cell.strip(" *") for cell in line.strip("|").split("|")] for line in table.splitlines()]
-        places = [place for place, cell in enumerate(head) if column in cell]
-        cells = [cells for cells in rows if cells[0] == row]
-        if places and cells and cells[0][places[0]]:
-            return _number(cells[0][places[0]])
-    return None
+        places = [place for place, cell in enumerate(head) if STREAMING in cell]
+        cells = [cells for cells in rows if cells[0] == OURS]
+        if places and cells:
+            return float(cells[0][places[0]].split()[0].replace(",", ""))
+    raise AssertionError(f"{BENCH.name} has no table with a row {OURS!r} and a column {STREAMING!r}")
 
 
-def _needed(text: str, row: str, column: str) -> float:
-    found = _cell(text, row, column)
-    assert found is not None, f"docs/benchmarks/proxy.md has no table with a row {row!r} and a column {column!r}"
-    return found
+def _time(cpu: Cpu, gateway: str, shape: Shape) -> float:
+    """Return the CPU time of a request in seconds: the median of the turns."""
+    return statistics.median(cpu.times(gateway, shape)) / 1e3
 
 
-def _number(cell: str) -> float:
-    found = re.match(r"([\d,.]+)", cell)
-    assert found, f"no number in {cell!r}: has the table of docs/benchmarks/proxy.md another form now?"
-    return float(found[1].replace(",", ""))
+def _chunk(cpu: Cpu, gateway: str) -> float:
+    """Return the CPU time of a chunk in seconds: what a stream takes longer than a reply of one token."""
+    longer = _time(cpu, gateway, STREAM) - _time(cpu, gateway, KNOWN)
+    return longer / (STREAM.tokens - KNOWN.tokens)
 
 
-def _seconds(microseconds: float | None) -> float | None:
-    return None if microseconds is None else microseconds / 1e6
+def measured(cpu: Cpu, text: str) -> Measured:
+    """Return the measured figures.
 
-
-def measured(text: str) -> Measured:
-    """Return the figures in the text of the benchmarks' page."""
+    Args:
+        cpu: The CPU times.
+        text: The text of the page that says how much memory a worker needs.
+    """
+    has_router = all(cpu.times(ROUTER, shape) for shape in (KNOWN, STREAM))
     return Measured(
-        request=_needed(text, "drpo-proxy", CPU) / 1e6,
-        new_query=_needed(text, EMBEDDER, NEW_QUERY) / 1e3,
-        relayed=_needed(text, "drpo-proxy", CHUNK) / 1e6,
-        translated=_needed(text, "drpo-proxy, base model (translated)", CHUNK) / 1e6,
-        router_request=_seconds(_cell(text, "vllm-router", CPU)),
-        router_chunk=_seconds(_cell(text, "vllm-router", CHUNK)),
-        worker_streaming=_needed(text, "drpo-proxy", STREAMING),
+        request=_time(cpu, BASE, KNOWN),
+        new_query=_time(cpu, BASE, NEW) - _time(cpu, BASE, KNOWN),
+        relayed=_chunk(cpu, OURS),
+        translated=_chunk(cpu, BASE),
+        router_request=_time(cpu, ROUTER, KNOWN) if has_router else None,
+        router_chunk=_chunk(cpu, ROUTER) if has_router else None,
+        worker_streaming=_memory(text),
     )
 
 
@@ -130,13 +129,13 @@ def _router_cores(of: Measured, tokens: float) -> str:
 
 
 def _microseconds(seconds: float | None) -> str:
-    return UNKNOWN if seconds is None else f"{round(seconds * 1e6, 1):,g} µs"
+    return UNKNOWN if seconds is None else f"{seconds * 1e6:,.0f} µs"
 
 
 def _fleet(of: Measured, speed: int = 2_500) -> str:
     rows = []
     for gpus in FLEETS:
-        tokens, streams = gpus * speed, gpus * speed / STREAM
+        tokens, streams = gpus * speed, gpus * speed / PACE
         workers = math.ceil(max(_cores(of, tokens, 0.1) / CORES_USED, streams / STREAMS))
         pods = max(2, math.ceil(workers / POD))
         rows.append(
@@ -165,23 +164,26 @@ def _fleet(of: Measured, speed: int = 2_500) -> str:
 
 def _inputs(of: Measured) -> str:
     rows = (
-        ("a request of 2 KB whose query was seen before", _microseconds(of.request)),
-        (
-            "additional time of a query that is long and new (measured on the slower machine)",
-            f"{of.new_query * 1e3:,g} ms",
-        ),
+        ("a request of 2 KB whose query was seen before, with one token", _microseconds(of.request)),
+        ("additional time of a query that is long and new", f"{of.new_query * 1e3:.1f} ms"),
         ("one chunk of a stream, relayed (chat model)", _microseconds(of.relayed)),
         ("one chunk of a stream, translated (base model)", _microseconds(of.translated)),
-        ("a request through vllm-router", _microseconds(of.router_request)),
+        ("a request through vllm-router, with one token", _microseconds(of.router_request)),
         ("one chunk of a stream through vllm-router", _microseconds(of.router_chunk)),
         ("memory of a worker with 1,000 slow streams", f"{of.worker_streaming:g} MiB"),
     )
     return _table(("what was measured", "time of one core, or memory"), rows)
 
 
+def _wrapped(text: str) -> str:
+    return textwrap.fill(text, 120, break_on_hyphens=False, break_long_words=False)
+
+
 def written(text: str) -> str:
     """Return the text of the page with new tables."""
-    of = measured(BENCH.read_text(encoding="utf-8"))
+    cpu = read().cpu
+    assert cpu, "no CPU times: run `python -m tests.bench.open_loop --table cpu --write`"
+    of = measured(cpu, BENCH.read_text(encoding="utf-8"))
     before, rest = text.split(BEGIN)
     per_gpu = (
         "The second table says how many cores the proxy needs for one GPU. It holds for a base model, answers of "
@@ -190,9 +192,10 @@ def written(text: str) -> str:
     )
     fleet = (
         "The third table says how many workers and pods you need for a number of GPUs. It holds for GPUs of 2,500 "
-        f"tokens/s and\nstreams of {STREAM} tokens/s, if one query in ten is long and new."
+        f"tokens/s and\nstreams of {PACE} tokens/s, if one query in ten is long and new."
     )
-    tables = f"\n{_inputs(of)}\n{per_gpu}\n\n{_per_gpu(of)}\n{fleet}\n\n{_fleet(of)}\n"
+    source = f"The CPU times were measured on {cpu.date} on {cpu.machine}: `{cpu.command}`."
+    tables = f"\n{_inputs(of)}\n{_wrapped(source)}\n\n{per_gpu}\n\n{_per_gpu(of)}\n{fleet}\n\n{_fleet(of)}\n"
     return before + BEGIN + tables + END + rest.split(END)[1]
 
 

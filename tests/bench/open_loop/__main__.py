@@ -62,6 +62,7 @@ KNEES: Final = (RELAY, OURS, TWO, ROUTER)
 CPUS: Final = (RELAY, OURS, TWO, BASE, ROUTER)
 _DEFAULT: Final = Criteria()
 _SECONDS: Final[Mapping[str, float]] = {"knee": 10.0, "cpu": 20.0}
+_MAX_LOAD: Final = 0.5  # load average of a quiet machine
 _HALF_SECONDS: Final = 3  # times as long as the other steps, because the goal is a p99 at half of the knee
 _QUICK_SECONDS: Final = 2.0
 _QUICK: Final = Shape("quick", 40, 0.2)
@@ -75,9 +76,10 @@ def main() -> None:
     os.sched_setaffinity(0, {OTHERS_CORE})
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(65536, resource.getrlimit(resource.RLIMIT_NOFILE)[1]),) * 2)
     try:
+        about = _about()
         with _bench(options.seconds) as bench, tempfile.TemporaryDirectory() as folder:
             table = _cpu if options.table == "cpu" else _knees
-            found = table(bench, Path(folder), options)
+            found = table(bench, Path(folder), options, about)
     except (CannotRunError, StepError) as error:
         raise SystemExit(f"open_loop: {error}") from None
     print("\n" + (page.cpu(found.cpu) if found.cpu else page.knees(found.knees)))
@@ -116,7 +118,7 @@ def _bench(seconds: float) -> Iterator[Bench]:
         yield Bench(programs, running, bundle_words(), PACE, seconds)
 
 
-def _knees(bench: Bench, folder: Path, options: argparse.Namespace) -> Figures:
+def _knees(bench: Bench, folder: Path, options: argparse.Namespace, about: Mapping[str, str]) -> Figures:
     """Find the knee of each gateway, one gateway after the other."""
     criteria = _QUICK_CRITERIA if options.quick else replace(_DEFAULT, bound=options.bound)
     shape, searches, seeds = _QUICK if options.quick else MIX, {}, count()
@@ -124,7 +126,7 @@ def _knees(bench: Bench, folder: Path, options: argparse.Namespace) -> Figures:
         with _running([name], bench, folder) as up:
             for gateway in up.values():
                 searches[name] = _search(bench, name, gateway, shape, criteria, options.first, seeds)
-    return Figures(Knees(**_about(), seconds=bench.seconds, bound=options.bound, searches=searches), None)
+    return Figures(Knees(**about, seconds=bench.seconds, bound=options.bound, searches=searches), None)
 
 
 def _search(
@@ -141,7 +143,7 @@ def _search(
     return Search(found, half)
 
 
-def _cpu(bench: Bench, folder: Path, options: argparse.Namespace) -> Figures:
+def _cpu(bench: Bench, folder: Path, options: argparse.Namespace, about: Mapping[str, str]) -> Figures:
     """Measure all gateways in turn, so that other load on the machine affects all of them alike."""
     shapes = {_QUICK: _QUICK_RATE} if options.quick else CPU_RATES
     with _running(options.only or CPUS, bench, folder) as up:
@@ -152,7 +154,7 @@ def _cpu(bench: Bench, folder: Path, options: argparse.Namespace) -> Figures:
                     step = measure(bench, gateway, rate, shape, f"{os.getpid()} {name} {turn}")
                     _reported(f"{name}, turn {turn + 1}, {shape.name}", step)
                     found[name][shape.name].append(None if step.failed or step.degraded else step.cpu)
-    return Figures(None, Cpu(**_about(), rates={one.name: rate for one, rate in shapes.items()}, milliseconds=found))
+    return Figures(None, Cpu(**about, rates={one.name: rate for one, rate in shapes.items()}, milliseconds=found))
 
 
 @contextmanager
@@ -178,9 +180,14 @@ def _reported(name: str, step: Step) -> Step:
     return step
 
 
-def _about() -> dict[str, str]:
+def _about() -> Mapping[str, str]:
+    """The day, the command and the machine, before anything is started: was other work running?"""
     arguments = " ".join(f'"{one}"' if " " in one else one for one in sys.argv[1:])
     machine = f"{os.cpu_count()} cores ({platform.machine()}), Python {platform.python_version()}"
+    load = os.getloadavg()[0]
+    if load > _MAX_LOAD:
+        machine += f", while other work kept it busy (load average {load:.1f})"
+        _say(f"the load average is {load:.1f}: other work makes all times longer")
     command = f"python -m tests.bench.open_loop {arguments}".strip()
     return {"date": datetime.now(UTC).date().isoformat(), "command": command, "machine": machine}
 

@@ -1,6 +1,7 @@
 """Writes the tables of docs/benchmarks/load.md, and its picture, from the measured figures. It measures nothing."""
 
 import statistics
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -134,7 +135,8 @@ def _spread(values: Sequence[float]) -> str:
 
 
 def _source(found: Knees | Cpu) -> str:
-    return f"Measured on {found.date} on {found.machine}: `{found.command}`."
+    text = f"Measured on {found.date} on {found.machine}: `{found.command}`."
+    return textwrap.fill(text, 120, break_on_hyphens=False, break_long_words=False)
 
 
 def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
