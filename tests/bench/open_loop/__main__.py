@@ -77,7 +77,7 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(65536, resource.getrlimit(resource.RLIMIT_NOFILE)[1]),) * 2)
     try:
         about = _about()
-        with _bench(options.seconds) as bench, tempfile.TemporaryDirectory() as folder:
+        with _bench(options.seconds, options.pace) as bench, tempfile.TemporaryDirectory() as folder:
             table = _cpu if options.table == "cpu" else _knees
             found = table(bench, Path(folder), options, about)
     except (CannotRunError, StepError) as error:
@@ -98,12 +98,13 @@ def _parsed() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, help="how long requests are measured at a rate [10; for cpu 20]")
     parser.add_argument("--first", type=float, default=40.0, help="the first arrival rate, per second [40]")
     parser.add_argument("--bound", type=float, default=_DEFAULT.bound, help="of the p99 of the added time, ms [50]")
+    parser.add_argument("--pace", type=float, default=PACE, help="tokens per second of a stream, as a test [40]")
     parser.add_argument("--turns", type=int, default=3, help="of the table cpu: each measures all gateways [3]")
     parser.add_argument("--quick", action="store_true", help="short streams at low rates, to see whether it runs")
     parser.add_argument("--write", action="store_true", help="write the figures, the page and its picture")
     options = parser.parse_args()
-    if options.quick and options.write:
-        parser.error("--quick measures nothing that is worth writing")
+    if options.write and (options.quick or options.pace != PACE):
+        parser.error("--write needs the streams that the page describes: leave out --quick and --pace")
     options.seconds = options.seconds or _SECONDS[options.table]
     if options.quick:
         options.seconds, options.first, options.turns = _QUICK_SECONDS, _QUICK_RATE, 1
@@ -112,10 +113,10 @@ def _parsed() -> argparse.Namespace:
 
 
 @contextmanager
-def _bench(seconds: float) -> Iterator[Bench]:
+def _bench(seconds: float, pace: float) -> Iterator[Bench]:
     programs = build_programs(_say)
-    with backend(programs, PACE, OTHERS_CORE) as running:
-        yield Bench(programs, running, bundle_words(), PACE, seconds)
+    with backend(programs, pace, OTHERS_CORE) as running:
+        yield Bench(programs, running, bundle_words(), pace, seconds)
 
 
 def _knees(bench: Bench, folder: Path, options: argparse.Namespace, about: Mapping[str, str]) -> Figures:

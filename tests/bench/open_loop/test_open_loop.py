@@ -305,9 +305,17 @@ def test_goals_are_judged_and_missing_figures_are_named() -> None:
     goals = page.goals(Figures(knees(), cpu()))
     assert "5.0 ms: met" in goals
     assert "0.84: met" in goals
+    assert "0 failed, 0 degraded at half of the knee: met" in goals
     assert "1.00 at 84.1 requests/s: met" in goals
     assert "1.20 (median of 3 turns, 1.20 to 1.20): **missed**" in page.goals(Figures(None, cpu()))
     assert page.goals(Figures(None, None)).count(page.MISSING) == 4
+
+
+def test_goals_are_not_judged_where_the_client_was_the_limit() -> None:
+    found = knees()
+    open_end = replace(found.searches[ROUTER].knee, is_limit=False)
+    router = {ROUTER: replace(found.searches[ROUTER], knee=open_end)}
+    assert "not decided" in page.goals(Figures(replace(found, searches={**found.searches, **router}), None))
 
 
 def test_cpu_time_of_a_step_with_degraded_requests_is_no_figure() -> None:
