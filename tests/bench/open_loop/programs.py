@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from tests.bench.peers.machine import CannotRunError, free_port, listens, running
+from tests.bench.peers.machine import CannotRunError, listens, running
 from tests.neutral import kept
+from tests.ports import free_port
 from tools.keep import cache_root, key_of
 from tools.steps import Say, run_step
 
