@@ -33,8 +33,7 @@ from optimizer.stages.run import RUN_FILE
 
 DEFAULT_CALLS: Final = 5_000
 """The budget of calls if run.toml sets none."""
-_DEFAULT_REWARD: Final = {"weights": {"rules": 0.25, "reference": 0.25, "taste": 0.5}}
-_REWARD_WITHOUT_PREFERENCES: Final = {"weights": {"rules": 0.5, "reference": 0.5}}
+_DEFAULT_WEIGHTS: Final = {"rules": 0.25, "reference": 0.25, "taste": 0.5}
 POOL: Final = "pool.jsonl"
 _FILES_OF_DATA: Final = (*SPLITS, "preferences")
 
@@ -130,11 +129,17 @@ def run_document(start: Start, *, has_validation: bool, has_preferences: bool, s
     return {
         **document,
         "data": files | kept,
-        "reward": document.get("reward", _DEFAULT_REWARD if has_preferences else _REWARD_WITHOUT_PREFERENCES),
+        "reward": document.get("reward", {"weights": _weights(start, has_preferences=has_preferences)}),
         "budget": document.get("budget", {"calls": DEFAULT_CALLS}),
         "examples": {**document.get("examples", {}), "pool": POOL},
         "bundle": {**bundle, **document.get("bundle", {}), "start": start.bundle},
     }
+
+
+def _weights(start: Start, *, has_preferences: bool) -> Mapping[str, float]:
+    """Return the weights of the rewards if run.toml names none. Only rows of the user have references."""
+    usable = {"rules": True, "reference": TRAIN in start.document.get("data", {}), "taste": has_preferences}
+    return {name: weight for name, weight in _DEFAULT_WEIGHTS.items() if usable[name]}
 
 
 def _own_data(start: Start) -> DataTable | None:

@@ -53,7 +53,8 @@ def part_of(query: str) -> str:
 def divide(accepted: Sequence[Example], disliked: Sequence[Row], preferences: Preferences, own: Sequence[Row]) -> Parts:
     """Divide what was harvested.
 
-    A liked answer is the reference of its row, or a possible example. The row of a disliked answer has no reference.
+    A liked answer is a possible example, or its question becomes a row. No harvested row has a reference: the current
+    bundle wrote the liked answers, so a comparison with them would favour the current bundle over every other one.
     The user's own rows keep their part, and take precedence over harvested rows of the same question.
 
     Args:
@@ -88,7 +89,7 @@ def row_json(row: Row) -> Mapping[str, Any]:
 
 def _liked_row(example: Example) -> Row:
     kind = REFUSE if refuses(example.response) else GENERAL
-    return Row(example.query, kind, example.response)
+    return Row(example.query, kind)
 
 
 def _distinct(rows: Iterable[Row]) -> Iterator[Row]:

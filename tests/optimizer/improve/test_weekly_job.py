@@ -94,10 +94,11 @@ def test_command_takes_the_run_toml_of_the_job() -> None:
 
 def test_image_has_the_embedder_that_scores_answers() -> None:
     document = read_document(COMPONENT / "run.toml")
+    with_rows = {**document, "data": {"train": "rows.jsonl", "sealed": "rows.jsonl"}}
     directory = default_bundle_directory()
-    start = Start(document, COMPONENT, str(directory), read_bundle(directory).manifest, "improved")
-    reward = parse_config(run_document(start, has_validation=True, has_pairs=True), COMPONENT).reward
-    assert "reference" in reward.all_names
+    start = Start(with_rows, COMPONENT, str(directory), read_bundle(directory).manifest, "improved")
+    reward = parse_config(run_document(start, has_validation=True, has_preferences=True), COMPONENT).reward
+    assert reward.all_names == {"rules", "reference", "taste"}
     assert reward.embedder == MINILM
     assert f"\n{PACKAGE}==" in (ROOT / "requirements" / "serve.txt").read_text(encoding="utf-8")
 
