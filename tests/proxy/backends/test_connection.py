@@ -172,6 +172,7 @@ async def test_silence_timeout_counts_from_the_last_byte() -> None:
     reply = await exchange.reply(CHUNKED)
     for _ in range(4):
         await clock.forward(40.0)
+        assert not exchange.pipe.aborted
         exchange.connection.data_received(b"1\r\nx\r\n")
         assert await reply.read_part() == b"x"
     await clock.forward(61.0)

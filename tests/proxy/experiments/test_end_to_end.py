@@ -97,8 +97,7 @@ async def test_acknowledged_feedback_is_stored_once_although_a_worker_is_killed(
         killed_with = len(users.answered)
         await asyncio.gather(*asking)
         await server.logged("worker restarted")
-        await asyncio.sleep(1)
-        counted = await _counters(server)
+        counted = await _settled_counters(server)
         server.process.send_signal(signal.SIGTERM)
         await server.ended(60)
 
@@ -139,6 +138,16 @@ def _ratings_by_request(url: str) -> Counter[str]:
 
 def _command_line(pid: int) -> bytes:
     return Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
+async def _settled_counters(server: Command) -> dict[str, float]:
+    """Return the counters when they have not changed for 3 seconds. A worker writes exposures four times a second."""
+    unchanged, counted = 0, await _counters(server)
+    while unchanged < 30:
+        await asyncio.sleep(0.1)
+        before, counted = counted, await _counters(server)
+        unchanged = unchanged + 1 if counted == before else 0
+    return counted
 
 
 async def _counters(server: Command) -> dict[str, float]:

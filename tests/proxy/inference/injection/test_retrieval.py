@@ -260,7 +260,7 @@ def test_each_query_gets_its_own_examples_in_any_order(asked: list[tuple[str, st
     """The third value of each tuple says whether the next query waits until this query has its result."""
 
     async def ask_all() -> None:
-        retrieval, embedder = Retrieval(5, create_metrics()), Embedder(spec=MANY_AT_ONCE)
+        retrieval, embedder = Retrieval(60.0, create_metrics()), Embedder(spec=MANY_AT_ONCE)
         tasks: list[tuple[str, asyncio.Task[RetrievalResult]]] = []
         try:
             for text, bundle, waits in asked:

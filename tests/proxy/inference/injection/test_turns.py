@@ -1,5 +1,6 @@
 """Tests of retrieval for conversations: what is embedded, what is cached, and what happens if a turn cannot be read."""
 
+import threading
 from collections.abc import AsyncIterator
 
 import pytest
@@ -30,7 +31,7 @@ def metrics() -> Metrics:
 
 @pytest.fixture
 async def retrieval(metrics: Metrics) -> AsyncIterator[Retrieval]:
-    found = Retrieval(0.5, metrics)
+    found = Retrieval(60.0, metrics)
     yield found
     found.close()
 
@@ -68,7 +69,7 @@ async def test_turn_of_a_separate_tag_decides_for_itself_and_two_more(
     found = await shown(retrieval, Embedder(), *turns)
     assert found[0] == expected
     assert await shown(retrieval, Embedder(), *turns) == found
-    other_process = Retrieval(5, create_metrics())
+    other_process = Retrieval(60.0, create_metrics())
     assert await shown(other_process, Embedder(), *turns) == found
     other_process.close()
 
@@ -127,7 +128,7 @@ async def test_turns_and_passages_that_join_to_the_same_text_are_different(retri
     """The cache must not take one conversation for another."""
     conversations = [(f"{SKY}\n{TEA}",), (SKY, TEA), (SKY, f"{SUM}\n{TEA}"), (SKY, SUM, TEA), (f"{SKY}\n{SUM}", TEA)]
     found = [await shown(retrieval, Embedder(), *turns) for turns in conversations]
-    alone = [await shown(Retrieval(5, create_metrics()), Embedder(), *turns) for turns in conversations]
+    alone = [await shown(Retrieval(60.0, create_metrics()), Embedder(), *turns) for turns in conversations]
     assert found == alone
     assert found[0] != found[1]
 
@@ -154,15 +155,18 @@ async def test_turn_that_cannot_be_embedded_does_not_decide(
 
 
 async def test_turn_that_is_late_does_not_decide_until_it_is_known(metrics: Metrics) -> None:
-    retrieval, slow = Retrieval(30.0, metrics), Embedder()
+    late = threading.Event()
+    retrieval, slow = Retrieval(60.0, metrics), Embedder(release=late)
     try:
         assert (await shown(retrieval, slow, SKY))[0] == "air"
-        slow.seconds, retrieval._timeout = 0.5, 0.05
+        retrieval._timeout = 0.05
         assert await shown(retrieval, slow, SKY, TEA) == ("air", ["sky"], None)
         assert unread(metrics) == 1
-        retrieval._timeout = 30.0
+        retrieval._timeout = 60.0
+        late.set()
         assert (await shown(retrieval, slow, SKY, TEA, SKY))[0] == "apart"
         assert (await shown(retrieval, slow, SKY, TEA))[0] == "apart"
         assert slow.calls == [[SKY], [TEA]]
     finally:
+        late.set()
         retrieval.close()
