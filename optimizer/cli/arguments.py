@@ -67,7 +67,7 @@ _IMPROVING: Final = """\
 Examples:
 
   drpo-optimizer improve --store sqlite:/var/lib/drpo/store.sqlite3 --bundle bundles/now --out improve-2026-11-30 \\
-      --base-url http://127.0.0.1:8000/v1                     # the address of the model server, not of drpo-proxy
+      --base-url http://127.0.0.1:8000/v1                     # the model server; drpo-proxy's for an embedded model
   drpo-optimizer improve --bundle bundles/now --out improve-2026-11-30 --config run.toml    # the store is in DRPO_STORE
 
 The steps, each of which leaves its result in DIR:

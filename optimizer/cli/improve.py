@@ -31,7 +31,7 @@ from optimizer.improve.folder import ImproveFolder, write_file, writing
 from optimizer.improve.inputs import POOL, Start, check_start, read_document, write_inputs
 from optimizer.improve.planned_size import MetricFeedback, read_metric
 from optimizer.improve.rows import MIN_TELLING_ROWS
-from optimizer.improve.summary_page import Improvement, summary_html, verdict_line
+from optimizer.improve.summary_page import Improvement, NextStep, summary_html, verdict_line
 from optimizer.models.model_list import first_model
 from optimizer.report.run_summary import summarize_run
 from optimizer.stages.run import RUN_FILE
@@ -39,15 +39,21 @@ from optimizer.stages.run import RUN_FILE
 _KEY_VARIABLE: Final = "DRPO_API_KEY"
 _LIST_TIMEOUT: Final = 15.0  # seconds
 _BETTER: Final = (
-    "Read the new prompt and the new examples below: they come from the feedback of users.",
-    "Test it on users: copy {experiment} into the folder that --experiment of drpo-proxy names, and send SIGHUP.",
-    "If there is no such folder, start drpo-proxy again with --experiment {experiment} and the same --store.",
-    "Read the result, with the store in --store or DRPO_STORE: drpo-proxy experiment report {experiment}",
-    "If it is better, serve it to all: drpo-proxy --bundle {bundle}",
+    NextStep("Read the new prompt and the new examples in the summary: they come from the feedback of users."),
+    NextStep(
+        "Test the new bundle on users. Copy the experiment into the folder that --experiment of drpo-proxy names, and "
+        "send SIGHUP to drpo-proxy:",
+        "cp {experiment} EXPERIMENTS",
+    ),
+    NextStep("Or start drpo-proxy again, with the same --store:", "drpo-proxy --experiment {experiment} ..."),
+    NextStep("Read the result. --store or DRPO_STORE names the store:", "drpo-proxy experiment report {experiment}"),
+    NextStep("If the new bundle is better, serve it to all users:", "drpo-proxy --bundle {bundle} ..."),
 )
 _NO_BETTER: Final = (
-    "Keep the current bundle. There is no experiment file, because there is nothing to test.",
-    "More feedback gives more rows, and a writer model ([models.optimizer] in run.toml) can use comments and pairs.",
+    NextStep("Keep the current bundle. There is no experiment file, because there is nothing to test."),
+    NextStep(
+        "More feedback gives more rows, and a writer model ([models.optimizer] in run.toml) can use comments and pairs."
+    ),
 )
 
 
@@ -194,7 +200,7 @@ def _finish(start: Start, current: Path, query: StoreQuery, difference: float, f
         if not folder.experiment.exists():
             write_file(folder.experiment, experiment_text(plan).encode())
     paths = {"experiment": folder.experiment, "bundle": folder.bundle}
-    steps = [line.format(**paths) for line in (_BETTER if is_found else _NO_BETTER)]
+    steps = [NextStep(one.text, one.command.format(**paths)) for one in (_BETTER if is_found else _NO_BETTER)]
     new = read_bundle(folder.bundle if is_found else folder.run / "bundle")
     improvement = Improvement(
         start.name,
@@ -209,7 +215,8 @@ def _finish(start: Start, current: Path, query: StoreQuery, difference: float, f
         steps,
     )
     write_file(folder.summary, summary_html(improvement).encode())
-    lines = [verdict_line(run.sealed, is_found=is_found), *steps, f"Summary:  {folder.summary}"]
+    lines = [verdict_line(run.sealed, is_found=is_found), f"Summary:  {folder.summary}", "", "What to do next:"]
+    lines += [part for one in steps for part in (f"- {one.text}", *([f"    {one.command}"] if one.command else []))]
     sys.stdout.write("\n".join(lines) + "\n")
 
 

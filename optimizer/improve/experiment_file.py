@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from optimizer.harvest.store.reader import StoreQuery
-from optimizer.improve.planned_size import MIN_RATERS, MetricFeedback, planned_units, planned_variance
+from optimizer.improve.planned_size import MIN_RATERS, MetricFeedback, is_measured, planned_units, planned_variance
 from optimizer.improve.toml_text import toml_value
 
 _NOT_IN_NAME: Final = re.compile(r"[^A-Za-z0-9_.-]+")
@@ -43,11 +43,10 @@ class ExperimentPlan:
     def reason(self) -> str:
         """How the planned number was computed, in two lines."""
         variance = planned_variance(self.feedback, self.query)
-        is_measured = variance == self.feedback.variance
         rated = f"{self.feedback.users:,} users rated by {self.query.metric}"
         source = (
             f"{rated}, with the mean {self.feedback.mean:.3f} and the variance {variance:.3f} between users"
-            if is_measured
+            if is_measured(self.feedback)
             else f"{rated}: fewer than {MIN_RATERS}, or all alike. So the largest variance, {variance:.3f}, is assumed"
         )
         return f"{source}.\nA difference of {self.difference:g} is then found with a power of 80 %."

@@ -49,12 +49,17 @@ def read_metric(session: ReadSession, query: StoreQuery) -> MetricFeedback:
     return MetricFeedback(int(users), float(mean), spread * users / (users - 1) if users > 1 else 0.0)
 
 
+def is_measured(feedback: MetricFeedback) -> bool:
+    """Whether enough users rated, and not all alike, to plan with the measured variance."""
+    return feedback.users >= MIN_RATERS and feedback.variance > 0
+
+
 def planned_variance(feedback: MetricFeedback, query: StoreQuery) -> float:
     """Return the variance to plan with: the measured one, or the largest possible one if too few users rated.
 
     The largest possible variance is that of a metric with half of its values at each end of its range.
     """
-    if feedback.users >= MIN_RATERS and feedback.variance > 0:
+    if is_measured(feedback):
         return feedback.variance
     return ((query.at_least - query.at_most) / 2) ** 2
 

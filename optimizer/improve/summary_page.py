@@ -26,6 +26,19 @@ _MAX_WINS: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
+class NextStep:
+    """What the operator does next.
+
+    Attributes:
+        text: What to do.
+        command: The command for it; empty if there is none.
+    """
+
+    text: str
+    command: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Improvement:
     """What the summary shows.
 
@@ -39,7 +52,7 @@ class Improvement:
         changes: What differs between the bundles, in the lines of `drpo-optimizer diff`.
         run: The summary of the run.
         experiment: The text of the experiment file; empty if there is none, because nothing better was found.
-        commands: What to do next, one command or sentence each.
+        steps: What to do next.
     """
 
     name: str
@@ -51,7 +64,7 @@ class Improvement:
     changes: Sequence[str]
     run: RunSummary
     experiment: str
-    commands: Sequence[str]
+    steps: Sequence[NextStep]
 
 
 def summary_html(found: Improvement) -> str:
@@ -80,12 +93,15 @@ def _headline(found: Improvement) -> Iterator[str]:
 
 def _next_steps(found: Improvement) -> Iterator[str]:
     yield "<h2>What to do next</h2>"
-    yield from (f"<p>{text(line)}</p>" for line in found.commands)
+    for step in found.steps:
+        yield f"<p>{text(step.text)}</p>"
+        if step.command:
+            yield f'<div class="inside text command">{text(step.command)}</div>'
 
 
 def _changes(found: Improvement) -> Iterator[str]:
     yield "<h2>What changed</h2>"
-    yield f'<div class="inside text">{text(chr(10).join(found.changes)) or "Nothing."}</div>'
+    yield f'<div class="inside text command">{text(chr(10).join(found.changes)) or "Nothing."}</div>'
 
 
 def _reasons(found: Improvement) -> Iterator[str]:
@@ -94,7 +110,7 @@ def _reasons(found: Improvement) -> Iterator[str]:
     wins = [(proposer, node) for proposer in found.run.proposers for node in found.run.winners(proposer)]
     if wins:
         yield "<p>Changes that led the candidate that they were made from, in the search:</p>"
-        yield '<div class="wide"><table>' + row("th", "", "change", "lead")
+        yield '<div class="wide"><table class="words">' + row("th", "", "change", "lead")
         ranked = sorted(wins, key=lambda one: -found.run.lead(one[1]))[:_MAX_WINS]
         yield from (row("td", text(name), text(one.change), f"{found.run.lead(one):+.3f}") for name, one in ranked)
         yield "</table></div>"
@@ -129,7 +145,7 @@ def _feedback(found: Improvement) -> Iterator[str]:
 
 def _experiment(found: Improvement) -> Iterator[str]:
     if found.experiment:
-        yield f'<h2>The experiment</h2><div class="inside text">{text(found.experiment)}</div>'
+        yield f'<h2>The experiment</h2><div class="inside text command">{text(found.experiment)}</div>'
 
 
 _SECTIONS: Final = (_headline, _next_steps, _changes, _reasons, _figures, _feedback, _experiment)

@@ -122,7 +122,7 @@ def _learning_curve(summary: RunSummary) -> Iterator[str]:
         return
     yield "<h2>Learning curve</h2>"
     yield '<p class="soft">The lead of each level over the first candidate, on the queries that both answered.</p>'
-    yield draw_curve([(level.number + 1, level.ahead) for level in summary.levels])
+    yield f'<div class="wide">{draw_curve([(level.number + 1, level.ahead) for level in summary.levels])}</div>'
     rows = [row("th", "", "candidates", "judgements", "ahead by")]
     for level in summary.levels:
         counts = str(level.candidates), str(level.judgements)
@@ -138,7 +138,7 @@ def _proposer_table(summary: RunSummary) -> Iterator[str]:
     rows = [row("th", "", "tried", "won", "what won, with its lead over its parent")]
     for name, (tried, won) in summary.proposers.items():
         rows.append(row("td", text(name), str(tried), str(won), "<br>".join(_wins(summary, name))))
-    yield f'<div class="wide"><table>{"".join(rows)}</table></div>'
+    yield f'<div class="wide"><table class="reasons">{"".join(rows)}</table></div>'
 
 
 def _wins(summary: RunSummary, proposer: str) -> list[str]:
@@ -202,7 +202,8 @@ def _detail_charts(summary: RunSummary) -> Iterator[str]:
     yield "<h2>Criterion by criterion</h2>"
     yield '<p class="soft">On the sealed queries; the bundle in colour, then baseline, raw-matched and raw.</p>'
     for name, by_variant in sorted(details.items()):
-        yield draw_bars(name, [(variant, by_variant[variant]) for variant in _VARIANTS if variant in by_variant])
+        bars = draw_bars(name, [(variant, by_variant[variant]) for variant in _VARIANTS if variant in by_variant])
+        yield f'<div class="wide">{bars}</div>'
 
 
 def _cost_table(summary: RunSummary) -> Iterator[str]:

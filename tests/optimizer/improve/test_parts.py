@@ -51,6 +51,12 @@ def test_too_few_validation_rows_are_training_rows() -> None:
     assert one in {row.query for row in parts.rows if row.split == "train"}
 
 
+def test_file_says_that_the_variance_is_assumed_even_if_it_equals_the_measured_one() -> None:
+    feedback = MetricFeedback(9, 0.5, 0.25)
+    plan = ExperimentPlan("week", "default", "new", StoreQuery(), feedback, 0.05)
+    assert "9 users rated by thumbs_up: fewer than 20" in experiment_text(plan)
+
+
 def test_too_few_rows_are_an_error() -> None:
     with pytest.raises(DataError, match="too little feedback"):
         divide([], [Row(QUESTIONS[0])], Preferences(), [])
