@@ -95,6 +95,7 @@ def create_admin_app(controls: Controls) -> web.Application:
     app.router.add_get("/experiments", list_experiments)
     app.router.add_get("/experiments/{name}", show_experiment)
     app.router.add_get("/experiments/{name}/feedback", show_feedback)
+    app.router.add_get("/feedback", show_feedback_without_experiment)
     controls.add_page(app)
     return app
 
@@ -121,6 +122,11 @@ async def show_experiment(request: web.Request) -> web.Response:
 async def show_feedback(request: web.Request) -> web.Response:
     """GET /experiments/{name}/feedback: answer with the feedback by example set, and the questions with the worst."""
     return await _read(partial(request.app[CONTROLS].dashboard.feedback, request.match_info["name"]))
+
+
+async def show_feedback_without_experiment(request: web.Request) -> web.Response:
+    """GET /feedback: answer with the same for the recorded requests that were in no experiment."""
+    return await _read(request.app[CONTROLS].dashboard.feedback_without_experiment)
 
 
 async def _read(query: Callable[[], object]) -> web.Response:

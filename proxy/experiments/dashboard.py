@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Final
 
 from proxy.core.errors import UnknownExperimentError
 from proxy.core.settings import ExperimentSettings
@@ -17,7 +17,7 @@ from proxy.experiments.analysis.report_builder import propose_allocation, report
 from proxy.experiments.automatic_metrics import AUTOMATIC_METRICS
 from proxy.experiments.config import read_experiments
 from proxy.experiments.definition import Experiment, Metric
-from proxy.experiments.records import Allocation, Outcomes
+from proxy.experiments.records import NO_EXPERIMENT, Allocation, Outcomes
 from proxy.experiments.store.dsn import dsn_of
 from proxy.experiments.store.store import Store
 from proxy.experiments.store.stored_outcomes import StoredOutcomes
@@ -69,6 +69,10 @@ class Dashboard:
         experiment = self._experiment(name)
         return asdict(self._outcomes.feedback(name, rated_metric(experiment))) if self._outcomes else {}
 
+    def feedback_without_experiment(self) -> Mapping[str, Any]:
+        """Return the same for the requests in no experiment: the JSON of GET /feedback. Raises StoreError."""
+        return asdict(self._outcomes.feedback(NO_EXPERIMENT, _THUMBS)) if self._outcomes else {"requests": 0}
+
     def _experiment(self, name: str) -> Experiment:
         if name not in self._experiments or self._outcomes is None:
             listed = ", ".join(self._experiments) or "none"
@@ -104,10 +108,13 @@ class Dashboard:
         return decisions
 
 
+_THUMBS: Final = Metric("thumbs_up")
+
+
 def rated_metric(experiment: Experiment) -> Metric:
     """Return the first metric whose values clients send. If there is none, return `thumbs_up`."""
     sent = (one for one in experiment.all_metrics if one.name not in AUTOMATIC_METRICS)
-    return next(sent, Metric("thumbs_up"))
+    return next(sent, _THUMBS)
 
 
 def _has_automatic_decisions(experiment: Experiment) -> bool:

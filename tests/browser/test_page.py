@@ -224,6 +224,29 @@ def test_improve_says_what_to_do_where_nothing_is_recorded(url: str, open_page: 
 
 
 @pytest.mark.parametrize(("width", "scheme"), [*SCREENS, ZOOMED])
+def test_improve_shows_the_feedback_on_requests_in_no_experiment(
+    url: str, folder: Path, open_page: Open, width: int, scheme: Scheme
+) -> None:
+    group = {"arm": "", "example_set": "food", "requests": 3, "rated": 2, "mean": 0.5}
+    worst = {"arm": "", "example_set": "food", "count": 1, "value": 0.0, "time": 1e9, "question": "Why is tea hot?"}
+    worst |= {"answer": "Because.", "comments": ["Too short."]}
+    feedback = {"metric": "thumbs_up", "better": "higher", "requests": 3, "is_cut": False, "rated": 2, "logged": 2}
+    feedback |= {"groups": [group], "worst": [worst]}
+    with open_page(width, scheme) as page:
+        page.route(re.compile(r":\d+/feedback$"), lambda route: route.fulfill(json=feedback))
+        page.goto(f"{url}#improve")
+        page.get_by_role("link", name="no experiment").click()
+        expect(page.get_by_role("heading", name="Requests in no experiment")).to_be_visible()
+        page.route("**/experiments", lambda route: route.fulfill(json=[]))
+        page.goto(f"{url}#improve")
+        page.reload()
+        expect(page.locator(".asked .question")).to_have_text("Why is tea hot?")
+        expect(page.locator(".worst")).not_to_contain_text("arm")
+        _fits(page, width)
+        page.screenshot(path=folder / f"improve-apart-{width}-{scheme}.png", full_page=True)
+
+
+@pytest.mark.parametrize(("width", "scheme"), [*SCREENS, ZOOMED])
 def test_experiment_shows_verdict_arms_and_intervals(
     url: str, folder: Path, open_page: Open, width: int, scheme: Scheme
 ) -> None:

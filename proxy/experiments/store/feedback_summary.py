@@ -1,4 +1,6 @@
-"""Reads what users say about the answers of one experiment: by arm and example set, and the questions they disliked.
+"""Reads what users say about the answers of one experiment, or about those of requests in no experiment.
+
+The result has the feedback by arm and example set, and the questions whose answers users disliked.
 
 Only the latest requests are read (MAX_REQUESTS), through the index of an experiment's times, so the queries take the
 same time in a store of any size. Texts are read for at most MAX_WORST requests, and only where content was logged.
@@ -10,6 +12,7 @@ from typing import Any, Final
 
 from proxy.experiments.automatic_metrics import MAX_VALUE
 from proxy.experiments.definition import Metric
+from proxy.experiments.records import NO_EXPERIMENT
 from proxy.experiments.store.content import answer_text, last_question
 from proxy.experiments.store.dsn import Session
 from proxy.experiments.store.schema import EXPOSURES
@@ -25,7 +28,8 @@ _MAX_COMMENTS: Final = 3  # of one question
 _RATED: Final = f"""
     WITH recent AS (
         SELECT id, arm, {{example_set}} AS example_set, request_id, completion_id, time FROM exposures
-        WHERE experiment = ? AND arm <> '' AND override = 0 ORDER BY time DESC LIMIT {MAX_REQUESTS}),
+        WHERE experiment = ? AND (arm <> '' OR experiment = '{NO_EXPERIMENT}') AND override = 0
+        ORDER BY time DESC LIMIT {MAX_REQUESTS}),
     named AS (
         SELECT r.id, r.arm, r.example_set, r.request_id, r.completion_id, r.time,
                CASE WHEN f.value IS NULL OR g.time > f.time THEN g.value ELSE f.value END AS value
@@ -52,7 +56,7 @@ class RatedGroup:
     """The feedback on the requests of one arm that got the same example set.
 
     Attributes:
-        arm: Name of the arm.
+        arm: Name of the arm. Empty for requests in no experiment.
         example_set: Name of the example set. None for requests without a set.
         requests: Number of requests.
         rated: Number of requests with a value of the metric.
@@ -121,7 +125,7 @@ def read_feedback(session: Session, experiment: str, metric: Metric) -> Feedback
 
     Args:
         session: A connection in a transaction that reads.
-        experiment: Name of the experiment.
+        experiment: Name of the experiment, or NO_EXPERIMENT.
         metric: The metric by which answers are rated.
     """
     sign, values = -1 if metric.better == "lower" else 1, (experiment, metric.name, metric.name)

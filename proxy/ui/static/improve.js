@@ -2,16 +2,17 @@
 import {ask, bar, make, number, percent} from "/ui/parts.js";
 
 const LISTED = 20;
+const APART = "~none"; // no experiment can have this name
 
 export async function improve(place, signal, [wanted]) {
-  const cards = await ask("/experiments", signal);
-  if (!cards.length) return place.append(nothing());
+  const [cards, apart] = await Promise.all([ask("/experiments", signal), ask("/feedback", signal)]);
+  if (!cards.length && !apart.requests) return place.append(nothing());
+  if (!cards.length || (wanted === APART && apart.requests)) return place.append(links(cards, apart, APART), ...withoutExperiment(apart));
   const name = cards.some((card) => card.name === wanted) ? wanted : cards[0].name;
   const card = cards.find((one) => one.name === name);
   const [state, sets, worst, changes] = ["standing", "sets", "worst", "changes"].map((kind) => make("div", {class: kind}));
   place.append(
-    cards.length > 1 ? make("nav", {class: "list", "aria-label": "Experiments"}, cards.map((one) =>
-      make("a", {href: `#improve/${encodeURIComponent(one.name)}`, "aria-current": one.name === name ? "page" : null}, one.name))) : "",
+    links(cards, apart, name),
     make("div", {class: "heading"}, make("h1", {}, name), make("span", {class: `state ${card.state.replace(" ", "-")}`}, card.state)),
     state, sets, worst, changes, next(name));
   const path = `/experiments/${encodeURIComponent(name)}`;
@@ -24,6 +25,16 @@ export async function improve(place, signal, [wanted]) {
     fill(changes, signal, ask(`/ui/api/changes?experiment=${encodeURIComponent(name)}`, signal), (found) => differences(found)),
   ]);
 }
+
+function links(cards, apart, shown) {
+  const names = [...cards.map((one) => one.name), ...(apart.requests ? [APART] : [])];
+  return names.length < 2 ? "" : make("nav", {class: "list", "aria-label": "Experiments"}, names.map((one) =>
+    make("a", {href: `#improve/${encodeURIComponent(one)}`, "aria-current": one === shown ? "page" : null}, one === APART ? "no experiment" : one)));
+}
+
+const withoutExperiment = (told) => [
+  make("div", {class: "heading"}, make("h1", {}, "Requests in no experiment")),
+  make("div", {class: "sets"}, bySet(told)), make("div", {class: "worst"}, questions(told)), next("")];
 
 async function fill(place, signal, asked, shown) {
   place.replaceChildren(make("p", {class: "note"}, "Reading…"));
@@ -62,7 +73,7 @@ function bySet(told) {
     make("div", {class: "scroll"}, make("table", {class: "metrics"},
       make("thead", {}, make("tr", {}, heads.map((head) => make("th", {scope: "col"}, head)))),
       make("tbody", {}, told.groups.map((one) => make("tr", {},
-        make("th", {scope: "row"}, one.example_set ?? "no set"), cell(1, one.arm), cell(2, number(one.requests)), cell(3, number(one.rated)),
+        make("th", {scope: "row"}, one.example_set ?? "no set"), cell(1, one.arm || "–"), cell(2, number(one.requests)), cell(3, number(one.rated)),
         cell(4, one.mean === null ? "–" : number(one.mean, 2), isShare && one.mean !== null ? bar(one.mean, percent(one.mean)) : null)))))),
     note(`${told.is_cut ? "The latest " : ""}${number(told.requests)} requests; ${told.better} is better. A mean of few ratings says little.`));
 }
@@ -78,7 +89,7 @@ function questions(told) {
     make("p", {class: "question", dir: "auto"}, one.question),
     one.answer ? make("details", {}, make("summary", {}, "Answer"), make("p", {class: "response", dir: "auto"}, one.answer)) : null,
     one.comments.map((comment) => make("blockquote", {dir: "auto"}, comment)),
-    note([`${told.metric} ${number(one.value, 2)}`, `arm ${one.arm}`, one.example_set ? `set ${one.example_set}` : "no set",
+    note([`${told.metric} ${number(one.value, 2)}`, one.arm && `arm ${one.arm}`, one.example_set ? `set ${one.example_set}` : "no set",
       one.count > 1 ? `${number(one.count)} times` : "", new Date(one.time * 1000).toISOString().slice(0, 10)].filter(Boolean).join(" · "))))));
 }
 
@@ -97,5 +108,5 @@ function differences(found) {
 const kindOf = (line) => ({"+": "added", "-": "removed", "~": "altered"}[line.trimStart()[0]] ?? (line.startsWith(" ") ? "" : "part"));
 
 const next = (name) => section("The next bundle",
-  note("Make candidate examples, training rows and preference pairs of this feedback:"),
-  make("pre", {}, `$ drpo-optimizer harvest --store PLACE --experiment ${name} --out harvest`));
+  note("Make a better bundle of this feedback, and an experiment that tests it on users:"),
+  make("pre", {}, `$ drpo-optimizer improve --store PLACE ${name && `--experiment ${name} `}--bundle NOW --base-url URL --out improve-1`));

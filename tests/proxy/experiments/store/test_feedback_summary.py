@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from proxy.experiments.definition import Metric
-from proxy.experiments.records import Content, Feedback
+from proxy.experiments.records import NO_EXPERIMENT, Content, Feedback
 from proxy.experiments.store import feedback_summary
 from proxy.experiments.store.dsn import StoreDsn, dsn_of
 from proxy.experiments.store.feedback_summary import FeedbackSummary
@@ -73,6 +73,17 @@ def test_worst_questions_come_first_with_answers_and_comments(dsn: StoreDsn, bet
     assert [(one.question, one.count) for one in found.worst] == [("Bad?", 2), ("Poor?", 1)]
     assert (found.worst[0].comments, found.worst[1].comments) == (("Too long.",), ())
     assert found.worst[0].answer in ("Blah.", "An answer.")
+
+
+def test_requests_in_no_experiment_have_a_summary_of_their_own(dsn: StoreDsn) -> None:
+    outside = [exposure(n, experiment=NO_EXPERIMENT, arm="") for n in (1, 2)]
+    batch = Batch(
+        [*outside, exposure(3, arm="")], [content(1, "Bad?")], feedback=[liked(1, 0), liked(2, 1), liked(3, 1)]
+    )
+    assert summary_of(dsn, batch).requests == 0, "an experiment that has not begun has no requests"
+    found = StoredOutcomes(dsn).feedback(NO_EXPERIMENT, LIKES)
+    assert [(one.arm, one.requests, one.rated, one.mean) for one in found.groups] == [("", 2, 2, 0.5)]
+    assert [one.question for one in found.worst] == ["Bad?"]
 
 
 def test_texts_that_were_not_logged_or_are_cut_are_left_out(dsn: StoreDsn) -> None:
