@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -61,8 +61,15 @@ class ProgressBar:
             self._bar.advance(self._task, count)
 
 
-def run_harvest(options: argparse.Namespace) -> int:
+_LEFT: Final = "undecided: give the same command again without --yes to continue."
+
+
+def run_harvest(options: argparse.Namespace, left: str = _LEFT) -> int:
     """Harvest, or continue the review in a folder that holds the same harvest. Return the exit code.
+
+    Args:
+        options: The flags.
+        left: What is said of the candidates about which nobody has decided.
 
     Raises:
         DataError: The store, the export or the folder cannot be used.
@@ -75,7 +82,7 @@ def run_harvest(options: argparse.Namespace) -> int:
         if result is not None and not _is_harvested(options.out, source):
             write_harvest(options.out, result, settings, source)
         _say((options.out / REPORT).read_text(encoding="utf-8"))
-        return _review(options.out, settings, accepts_safe=options.yes)
+        return _review(options.out, settings, left, accepts_safe=options.yes)
 
 
 def _is_harvested(folder: Path, source: Mapping[str, Any]) -> bool:
@@ -133,7 +140,7 @@ def _harvest(options: argparse.Namespace, settings: HarvestSettings, place: Stor
         return harvest_store(place, settings, progress) if place else harvest_export(options.export, settings, progress)
 
 
-def _review(folder: Path, settings: HarvestSettings, *, accepts_safe: bool) -> int:
+def _review(folder: Path, settings: HarvestSettings, left: str, *, accepts_safe: bool) -> int:
     candidates = read_candidates(folder)
     review = read_review(folder, candidates)
     try:
@@ -142,19 +149,19 @@ def _review(folder: Path, settings: HarvestSettings, *, accepts_safe: bool) -> i
         elif candidates:
             review = ask_user(review, candidates, QuestionReader, settings.max_words, _say)
     except KeyboardInterrupt:
-        _finish(folder, read_review(folder, candidates), candidates)
+        _finish(folder, read_review(folder, candidates), candidates, left)
         raise
-    _finish(folder, review, candidates)
+    _finish(folder, review, candidates, left)
     return 0
 
 
-def _finish(folder: Path, review: Review, candidates: Sequence[CandidateExample]) -> None:
+def _finish(folder: Path, review: Review, candidates: Sequence[CandidateExample], left: str) -> None:
     accepted = review.accepted(candidates)
     write_examples(folder, accepted)
-    left = sum(one.example.id not in review.decided for one in candidates)
+    count = sum(one.example.id not in review.decided for one in candidates)
     _say(f"{len(accepted)} of {len(candidates)} candidates are examples in {folder / EXAMPLES}.")
-    if left:
-        _say(f"{left} are undecided: give the same command again without --yes to continue.")
+    if count:
+        _say(f"{count} {'candidate is' if count == 1 else 'candidates are'} {left}")
 
 
 def _say(line: str) -> None:

@@ -36,6 +36,7 @@ from optimizer.models.model_list import first_model
 from optimizer.report.run_summary import summarize_run
 from optimizer.stages.run import RUN_FILE
 
+_UNDECIDED: Final = "left out, because a person should look first: to decide, name a new --out, and give --review."
 _KEY_VARIABLE: Final = "DRPO_API_KEY"
 _LIST_TIMEOUT: Final = 15.0  # seconds
 _BETTER: Final = (
@@ -146,7 +147,7 @@ def _harvest(options: argparse.Namespace, place: StoreAddress, query: StoreQuery
     if not (folder.inputs / RUN_FILE).exists():
         print_error_line("Step 1 of 4: harvest")
         flags = {**vars(options), "export": None, "out": folder.harvest, "yes": not options.review}
-        run_harvest(argparse.Namespace(**flags))
+        run_harvest(argparse.Namespace(**flags), _UNDECIDED)
         if not folder.read["with_text"]:
             raise DataError(
                 f"no request in {place.name} has texts, so there is nothing to learn from. Start drpo-proxy with "

@@ -57,7 +57,8 @@ def _advice(result: HarvestResult, settings: HarvestSettings) -> Iterator[str]:
 def _caution_counts(harvest: Harvest) -> str:
     counts = {why: sum(why in one.cautions for one in harvest.examples) for why in (WAS_PRIVATE, IS_DOUBTFUL)}
     careful = sum(bool(one.cautions) for one in harvest.examples)
-    return f"A person should look at {careful:,} of them{_in_brackets(counts)}." if careful else ""
+    reasons = "; ".join(f"{why} ({count:,})" for why, count in counts.items() if count)
+    return f"A person should look at {careful:,} of them: {reasons}." if careful else ""
 
 
 def _taste_line(harvest: Harvest) -> str:

@@ -176,7 +176,7 @@ def test_review_accepts_edits_rejects_quits_and_continues(
     assert main(command) == 0
     shown = capsys.readouterr().out
     assert "Replaced: e-mail address" in shown
-    assert "5 are undecided" in shown
+    assert "5 candidates are undecided" in shown
     responses = [row["response"] for row in lines(out / "examples.jsonl")]
     assert responses[1] == "Ask [e-mail address]."
     assert len(responses) == 2

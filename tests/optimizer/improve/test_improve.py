@@ -147,6 +147,7 @@ def replies(out: Path) -> int:
     return sum(event.get("call") == "reply" for event in read_journal(out / "run")) if path.exists() else 0
 
 
+@pytest.mark.timeout(400)  # it starts the command five times
 async def test_command_killed_in_the_harvest_and_in_the_run_continues_and_counts_nothing_twice(tmp_path: Path) -> None:
     store = write_store(tmp_path)
     async with open_scripted_models(latency=0.01) as (models, url):

@@ -30,6 +30,8 @@ async def test_no_planted_string_reaches_a_file_the_output_or_a_model(
         assert await asyncio.to_thread(main, ["improve", *flags]) == 0
     texts = {str(path): path.read_text(encoding="utf-8", errors="replace") for path in out.rglob("*") if path.is_file()}
     shown = capfd.readouterr()
+    assert "give --review" in shown.out
+    assert "--yes" not in shown.out, "the command improve has no such flag"
     texts |= {"output": shown.out, "errors": shown.err, "requests": "\n".join(text for _, text in models.requests)}
     assert len(models.requests) > len(PLANTED)
     for name, written in texts.items():
