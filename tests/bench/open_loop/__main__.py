@@ -73,6 +73,8 @@ _QUICK_CRITERIA: Final = Criteria(bound=1e6, largest=2 * _QUICK_RATE)
 def main() -> None:
     """Measure, print the tables, and with --write put them into the page."""
     options = _parsed()
+    if (os.cpu_count() or 1) < 2:
+        raise SystemExit("open_loop: it needs two cores: one for the gateway, one for client and backend")
     os.sched_setaffinity(0, {OTHERS_CORE})
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(65536, resource.getrlimit(resource.RLIMIT_NOFILE)[1]),) * 2)
     try:
@@ -90,10 +92,15 @@ def main() -> None:
 
 
 def _parsed() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.bench.open_loop",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--table", choices=("knee", "cpu"), default="knee", help="what to measure [%(default)s]")
+    names = "; ".join(_STARTS)
     parser.add_argument(
-        "--only", action="append", choices=list(_STARTS), help="a gateway; repeatable [all of the table]"
+        "--only", action="append", choices=list(_STARTS), metavar="NAME", help=f"a gateway, repeatable: {names}"
     )
     parser.add_argument("--seconds", type=float, help="how long requests are measured at a rate [10; for cpu 20]")
     parser.add_argument("--first", type=float, default=40.0, help="the first arrival rate, per second [40]")
