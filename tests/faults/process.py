@@ -69,15 +69,20 @@ class Command:
 
 
 @asynccontextmanager
-async def command(*arguments: str) -> AsyncIterator[Command]:
-    """Start the command, wait until it prints its URL, and kill it and its workers at the end."""
+async def command(*arguments: str, within: float = 60.0) -> AsyncIterator[Command]:
+    """Start the command, wait until it prints its URL, and kill it and its workers at the end.
+
+    Args:
+        arguments: The flags of the command.
+        within: Seconds in which the command must print its URL.
+    """
     command_line = [sys.executable, "-m", "proxy", "--port", "0", "--log-format", "json", *arguments]
     process = await asyncio.create_subprocess_exec(*command_line, stdout=PIPE, stderr=PIPE, cwd=ROOT)
     running = Command(process, "", "", [])
     reading = asyncio.create_task(_read_log(process, running.log))
     children: list[int] = []
     try:
-        printed = await _announcement(process, running.log)
+        printed = await _announcement(process, running.log, within)
         running.url = printed["Base URL"]
         running.admin_url = printed.get("Admin", "")
         children = running.workers()
@@ -93,10 +98,10 @@ async def command(*arguments: str) -> AsyncIterator[Command]:
         await reading
 
 
-async def _announcement(process: Process, log: list[str]) -> dict[str, str]:
+async def _announcement(process: Process, log: list[str], within: float) -> dict[str, str]:
     assert process.stdout is not None
     printed = {}
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(within):
         while line := (await process.stdout.readline()).decode():
             if found := re.match(r"(Base URL|Admin) +(http\S+)", line):
                 printed[found[1]] = found[2]

@@ -169,7 +169,7 @@ async def test_loop_through_the_server_loses_nothing_and_counts_nothing_twice(
     (experiments / "first.toml").write_text(FIRST)
     (tmp_path / "improve.toml").write_text(SETTINGS)
     flags = ("--workers", "2", "--store", store, "--store-content", "--experiment", str(experiments))
-    async with command("--backend", "embedded", "--bundle", f"{MODEL}={current}", *flags) as server:
+    async with command("--backend", "embedded", "--bundle", f"{MODEL}={current}", *flags, within=300) as server:
         application = Application(server)
         asking = asyncio.create_task(application.ask_all(questions(), users=10))
         while len(application.rated) < 10:
