@@ -5,16 +5,19 @@
 
 All benches share one SQLite file: answers.sqlite in the cache folder of the user, or $DRPO_ANSWERS. `caching` puts a
 relay between a proxy and its backend. If a request asks for an answer that is not streamed, it gets the kept reply. If
-there is none, the request is sent on, and its reply is kept. All other requests are sent on. The hash covers the path,
-the body and an identity of the model, such as the hash of its weights.
+there is none, the request is sent on, and its reply is kept. Of equal requests at the same time, only one is sent on.
+All other requests are sent on. The hash covers the path, the body and an identity of the model, such as the hash of its
+weights.
 """
 
 import argparse
+import asyncio
 import gzip
 import hashlib
 import json
 import os
 import sqlite3
+from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
@@ -80,11 +83,18 @@ def request_key(identity: str, path: str, body: bytes) -> str | None:
 @asynccontextmanager
 async def caching(backend: Backend, cache: AnswerCache, identity: str) -> AsyncIterator[Backend]:
     """Yield a backend whose replies come from the cache, or from `backend`. `identity` names the exact model."""
+    locks: defaultdict[str | None, asyncio.Lock] = defaultdict(asyncio.Lock)
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None), auto_decompress=True) as session:
 
         async def relay(request: web.Request) -> web.Response:
             body = await request.read()
             key = request_key(identity, request.path, body) if request.method == "POST" else None
+            if key is None:
+                return await answer(request, body, None)
+            async with locks[key]:
+                return await answer(request, body, key)
+
+        async def answer(request: web.Request, body: bytes, key: str | None) -> web.Response:
             if key is not None and (kept := cache.get(key)) is not None:
                 cache.found += 1
                 return web.Response(text=kept, content_type="application/json")
