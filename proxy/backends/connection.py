@@ -149,7 +149,9 @@ class Connection(asyncio.Protocol):
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             self._reject("The backend's reply is not HTTP." if not reply.status else _REPLY_CUT)
-        if not reply.status:
+        if reply.status:
+            reply.deliver()
+        else:
             self._unfinished += len(data)
             if self._unfinished > MAX_HEAD_BYTES:
                 self._reject(_HEAD_TOO_LONG)

@@ -2,16 +2,22 @@
 
 The connection feeds parts into the reply, and a reader waits for them. If the reply fails, the reader first gets the
 parts that were received before the failure, and then the error. The module does not depend on sockets or on parsing.
+
+The reader of a stream can give the reply a function that takes each part when it arrives (`pass_on`). To wake a task
+for each part would take most of the time of a short part, because the task waits inside many nested coroutines.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Final, Protocol, Self
 
 from proxy.core.errors import BackendProtocolError, ProxyError
 
 MAX_BODY_BYTES: Final = 256 * 1024 * 1024
+
+Take = Callable[[bytes], bool]
+"""Takes a part of the body, and returns whether it also takes the next part. It must not raise an error."""
 
 
 class ReplySource(Protocol):
@@ -38,7 +44,7 @@ class BackendResponse:
     """
 
     __slots__ = (
-        *("_connection", "_failure", "_parts", "_parts_size", "_reader"),
+        *("_connection", "_failure", "_parts", "_parts_size", "_reader", "_take"),
         *("answered", "complete", "headers", "status"),
     )
 
@@ -52,6 +58,7 @@ class BackendResponse:
         self._parts: list[bytes] = []
         self._parts_size = 0
         self._reader: asyncio.Future[None] | None = None
+        self._take: Take | None = None
 
     async def __aenter__(self) -> Self:
         return self
@@ -96,13 +103,39 @@ class BackendResponse:
             BackendProtocolError: The reply broke off or is malformed.
             BackendTimeoutError: The backend sent nothing for too long.
         """
-        if not await self._wait_for_part():
-            return b""
-        data = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
-        self._parts.clear()
-        self._parts_size = 0
-        self._connection.resume_reading()
-        return data
+        return self._received() if await self._wait_for_part() else b""
+
+    async def pass_on(self, take: Take) -> bool:
+        """Call `take` with each part of the body at the moment when it arrives, until it returns False.
+
+        Parts that arrive later are kept for `read_part`, or for the next call of this method.
+
+        Returns:
+            Whether `take` has returned False. If it has not, the body has ended.
+
+        Raises:
+            BackendProtocolError: The reply broke off or is malformed.
+            BackendTimeoutError: The backend sent nothing for too long.
+        """
+        self._take = take
+        self.deliver()
+        try:
+            while self._take is not None and not self.complete:
+                if self._failure is not None:
+                    raise self._failure
+                await self._wait_for_change()
+            return self._take is None
+        finally:
+            self._take = None
+
+    def deliver(self) -> None:
+        """Give the received parts to the function of `pass_on`. The connection calls this after it has fed all parts.
+
+        If the function takes no further part, wake the reader that waits in `pass_on`.
+        """
+        if self._take is not None and self._parts and not self._take(self._received()):
+            self._take = None
+            self.notify()
 
     async def peek(self) -> bytes:
         """Return the bytes that `read_part` will return next, and keep them. Raises errors as `read_part` does."""
@@ -148,7 +181,7 @@ class BackendResponse:
         """Add a received part of the body; return how many received bytes the reader has not taken yet."""
         self._parts.append(data)
         self._parts_size += len(data)
-        if self._reader is not None:  # if a packet contains several parts, the first part wakes the reader
+        if self._reader is not None and self._take is None:  # the first of several parts in a packet wakes the reader
             self.notify()
         return self._parts_size
 
@@ -166,6 +199,14 @@ class BackendResponse:
         reader, self._reader = self._reader, None
         if reader is not None and not reader.done():
             reader.set_result(None)
+
+    def _received(self) -> bytes:
+        """Remove the received parts, and return them as one."""
+        data = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+        self._parts.clear()
+        self._parts_size = 0
+        self._connection.resume_reading()
+        return data
 
     async def _wait_for_part(self) -> bool:
         """Wait for a part of the body. Return False at the end of the body. Raises errors as `read_part` does."""

@@ -6,6 +6,7 @@ whether the stream is complete.
 
 import asyncio
 from collections.abc import Awaitable, Mapping
+from contextlib import suppress
 from time import perf_counter
 from typing import Final
 
@@ -101,6 +102,17 @@ class Client:
         self._record(data)
         await self._within_timeout(self._response.write(data), len(data))
 
+    def write_now(self, data: bytes) -> bool:
+        """Send a part of a streamed reply if the connection can take it without a wait. Return whether it was sent."""
+        transport = self._request.transport
+        if transport is None or transport.is_closing() or not self._is_free(len(data)):
+            return False
+        self._record(data)
+        self._note_first_byte()
+        with suppress(StopIteration):  # a coroutine that waits for nothing ends at its first step
+            self._response.write(data).send(None)
+        return True
+
     async def end(self) -> None:
         """Send the end of a streamed reply. Raises ConnectionError as `send` does."""
         await self._within_timeout(self._response.write_eof(), 0)
@@ -111,6 +123,15 @@ class Client:
         if self._progress.content is not None:
             self._progress.content += data[: MAX_EVENT_BYTES - len(self._progress.content)]
 
+    def _note_first_byte(self) -> None:
+        if self._progress.first_byte is None and self._response.prepared:
+            self._progress.first_byte = perf_counter()
+
+    def _is_free(self, size: int) -> bool:
+        """Return whether a write of `size` bytes never waits for the client, because the empty buffer has room."""
+        transport = self._request.transport
+        return size <= _MAX_UNTIMED_BYTES and transport is not None and transport.get_write_buffer_size() == 0
+
     async def _within_timeout(self, writing: Awaitable[object], size: int) -> None:
         """Await a write of `size` bytes. Abort the connection if the write takes longer than the write timeout.
 
@@ -119,10 +140,8 @@ class Client:
         Raises:
             ConnectionAbortedError: The write took longer than the write timeout.
         """
-        if self._response.prepared and self._progress.first_byte is None:
-            self._progress.first_byte = perf_counter()
-        transport = self._request.transport
-        if size <= _MAX_UNTIMED_BYTES and transport is not None and transport.get_write_buffer_size() == 0:
+        self._note_first_byte()
+        if self._is_free(size):
             await writing
             return
         try:
@@ -134,16 +153,44 @@ class Client:
             raise ConnectionAbortedError("the client does not read") from error
 
 
+class _Relay:
+    """Converts each part of a stream when it arrives, and sends it at once if the client's connection is free.
+
+    Attributes:
+        unsent: The converted bytes that could not be sent at once. The caller sends them before the next part.
+    """
+
+    __slots__ = ("_client", "_converter", "unsent")
+
+    def __init__(self, client: Client, converter: StreamConverter) -> None:
+        self.unsent = b""
+        self._client = client
+        self._converter = converter
+
+    def take(self, data: bytes) -> bool:
+        """Convert and send a part. Return whether the next part can be taken."""
+        converted = self._converter.convert(data)
+        if converted and not self._client.write_now(converted):
+            self.unsent = converted
+        return not (self.unsent or self._converter.ended)
+
+    async def send_unsent(self) -> None:
+        """Send what could not be sent at once. Raises ConnectionError as Client.write does."""
+        converted, self.unsent = self.unsent, b""
+        if converted:
+            await self._client.write(converted)
+
+
 async def relay_stream(upstream: BackendResponse, client: Client, converter: StreamConverter) -> None:
     """Convert each event of the backend when it arrives, and send the result to the client.
 
     The last bytes that the client gets are exactly one closing event, even if the backend's stream breaks off.
     """
     failure: ProxyError | None = None
+    relay = _Relay(client, converter)
     try:
-        while not converter.ended and (data := await upstream.read_part()):
-            if converted := converter.convert(data):
-                await client.write(converted)
+        while not converter.ended and await upstream.pass_on(relay.take):
+            await relay.send_unsent()
     except ProxyError as error:
         failure = error
     if last := converter.finish(failure):

@@ -167,6 +167,43 @@ async def test_slow_reader_pauses_the_backend_and_loses_no_byte() -> None:
     assert await reply.read() == b"b" * 100_000
 
 
+async def test_parts_are_taken_at_the_moment_when_they_arrive() -> None:
+    exchange = Exchange()
+    reply = await exchange.reply(CHUNKED, b"1\r\na\r\n")
+    taken: list[bytes] = []
+    passing = asyncio.create_task(reply.pass_on(lambda data: not taken.append(data)))
+    await asyncio.sleep(0)
+    for data, expected in ((b"1\r\nb\r\n1\r\nc\r\n", b"bc"), (b"1\r\nd\r\n0\r\n\r\n", b"d")):
+        exchange.connection.data_received(data)
+        assert taken[-1] == expected
+    assert not await passing
+    assert (taken, reply.fully_read) == ([b"a", b"bc", b"d"], True)
+
+
+async def test_parts_that_are_not_taken_stay_for_the_next_reader() -> None:
+    exchange = Exchange()
+    reply = await exchange.reply(CHUNKED)
+    taken: list[bytes] = []
+    passing = asyncio.create_task(reply.pass_on(lambda data: bool(taken.append(data))))
+    await asyncio.sleep(0)
+    exchange.connection.data_received(b"1\r\na\r\n")
+    exchange.connection.data_received(b"1\r\nb\r\n0\r\n\r\n")
+    assert await passing
+    assert (taken, await reply.read()) == ([b"a"], b"b")
+
+
+async def test_parts_before_a_failure_are_taken_and_then_the_error_is_raised() -> None:
+    exchange = Exchange()
+    reply = await exchange.reply(CHUNKED)
+    taken: list[bytes] = []
+    passing = asyncio.create_task(reply.pass_on(lambda data: not taken.append(data)))
+    await asyncio.sleep(0)
+    exchange.connection.data_received(b"1\r\na\r\nnot a size")
+    with pytest.raises(BackendProtocolError):
+        await passing
+    assert taken == [b"a"]
+
+
 async def test_silence_timeout_counts_from_the_last_byte() -> None:
     clock, exchange = MovedClock(), Exchange(silence=60.0)
     reply = await exchange.reply(CHUNKED)
