@@ -31,6 +31,10 @@ _SIMPLIFIED: Final = "".join(map(_simplified_byte, range(256))).encode()
 _MANY_DIGITS: Final = b"0" * (_MAX_EXACT_CHARACTERS + 2)
 _LARGE_EXPONENT: Final = b"0e000"
 _SMALL_EXPONENT: Final = b"0e-000"
+_ANY_EXPONENT: Final = b"0e"
+_BYTES_PER_VALUE: Final = 64
+"""A value is searched for floats while it has fewer values than one per so many bytes. This search then takes less time
+than the check of the bytes."""
 
 
 def decode(data: bytes) -> Any:
@@ -46,7 +50,32 @@ def decode(data: bytes) -> Any:
         if "infinity" not in error.msg:
             raise
         return _decode_exactly(data)
-    return _decode_exactly(data) if _may_change_a_number(data) else value
+    if _has_no_float(value, len(data) // _BYTES_PER_VALUE) or not _may_change_a_number(data):
+        return value
+    return _decode_exactly(data)
+
+
+def _has_no_float(value: Any, most: int) -> bool:
+    """Whether a decoded value has no float. orjson makes a float of each number that it changes.
+
+    Args:
+        value: The decoded value.
+        most: The search ends after so many values, and the result is then False.
+    """
+    containers: list[Any] = [[value]]
+    visited = 0
+    for container in containers:  # the list grows while it is read
+        children = container.values() if container.__class__ is dict else container
+        visited += len(children)
+        if visited > most:
+            return False
+        for child in children:
+            kind = child.__class__
+            if kind is float:
+                return False
+            if kind is dict or kind is list:
+                containers.append(child)
+    return True
 
 
 def _may_change_a_number(data: bytes) -> bool:
@@ -55,7 +84,9 @@ def _may_change_a_number(data: bytes) -> bool:
     Such a number has many digits or a large exponent.
     """
     simple = data.translate(_SIMPLIFIED)
-    return _MANY_DIGITS in simple or _LARGE_EXPONENT in simple or _SMALL_EXPONENT in simple
+    if _MANY_DIGITS in simple:
+        return True
+    return _ANY_EXPONENT in simple and (_LARGE_EXPONENT in simple or _SMALL_EXPONENT in simple)
 
 
 def _decode_exactly(data: bytes) -> Any:

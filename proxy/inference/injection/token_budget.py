@@ -46,4 +46,4 @@ def room_for_essentials(context: int, client_tokens: int, answer_tokens: int) ->
 
 def max_token_count(text: str) -> int:
     """Return an upper bound of a text's number of tokens: its number of bytes. Every token has at least one byte."""
-    return len(text.encode("utf-8", "replace"))
+    return len(text) if text.isascii() else len(text.encode("utf-8", "replace"))

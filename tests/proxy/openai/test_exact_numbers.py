@@ -36,10 +36,16 @@ LITERALS = (
 
 
 @pytest.mark.parametrize("literal", LITERALS)
-def test_number_keeps_its_value(literal: str) -> None:
-    encoded = orjson.dumps(decode(b'{"a": [%s], "b": 0.5}' % literal.encode())).decode()
-    kept = encoded.removeprefix('{"a":[').removesuffix('],"b":0.5}')
+@pytest.mark.parametrize("text", ["", "word " * 2_000])  # a long body is searched for floats before its bytes are
+def test_number_keeps_its_value(literal: str, text: str) -> None:
+    encoded = orjson.dumps(decode(b'{"a": [%s], "b": "%s"}' % (literal.encode(), text.encode()))).decode()
+    kept = encoded.removeprefix('{"a":[').removesuffix(f'],"b":"{text}"}}')
     assert Decimal(kept) == Decimal(literal)
+
+
+@pytest.mark.parametrize("literal", ["0.12345678901234567890", "1e400", "7", '"7"'])
+def test_value_that_is_no_object_is_decoded(literal: str) -> None:
+    assert orjson.dumps(decode(literal.encode())).decode() == literal
 
 
 @given(st.decimals(allow_nan=False, allow_infinity=False))
