@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from threading import Thread
 from time import sleep, time
 from typing import Final, TextIO
@@ -75,7 +75,9 @@ class _QueueHandler(logging.Handler):
         self.lost = 0
         self._format = line_format
         self._descriptor = os.dup(descriptor)  # stays valid if the stream is closed before the thread ends
-        self._lines: SimpleQueue[bytes | None] = SimpleQueue()
+        self._lines: list[bytes] = []
+        self._wakes: SimpleQueue[None] = SimpleQueue()
+        self._is_woken = False  # a request wakes the thread only if no other request has woken it already
         self._closing = False
         self._thread = Thread(target=self._write_all, name="log", daemon=True)
         self._thread.start()
@@ -86,43 +88,40 @@ class _QueueHandler(logging.Handler):
 
     def queue_line(self, seconds: float, level: str, event: str, values: Mapping[str, object]) -> None:
         """Queue one line."""
-        if self._lines.qsize() < MAX_QUEUED_LINES:
-            self._lines.put(self._format.line(seconds, level, event, values))
-        else:
+        if len(self._lines) >= MAX_QUEUED_LINES:
             self.lost += 1
+            return
+        self._lines.append(self._format.line(seconds, level, event, values))
+        if not self._is_woken:
+            self._is_woken = True
+            self._wakes.put(None)
 
     def close(self) -> None:
         """Write the queued lines, but wait no longer than _CLOSE_TIMEOUT."""
         self._closing = True
-        self._lines.put(None)
+        self._wakes.put(None)
         self._thread.join(_CLOSE_TIMEOUT)
         super().close()
 
     def _write_all(self) -> None:
         reported, ended = 0, False
         while not ended:
-            lines = [self._lines.get()]
+            self._wakes.get()
             if not self._closing:
                 sleep(_BATCH_DELAY)
-            lines += self._queued_lines()
-            ended = lines[-1] is None
-            self._write(b"".join(line for line in lines if line is not None))
+            self._is_woken = False
+            ended = self._closing
+            while lines := self._next_lines():
+                self._write(b"".join(lines))
             if self.lost > reported:
                 reported = self.lost
                 self._write(self._format.line(time(), "warning", "log lines lost", {"lines": reported}))
         os.close(self._descriptor)
 
-    def _queued_lines(self) -> list[bytes | None]:
-        """Remove the next lines from the queue and return them, at most _MAX_BATCH_LINES.
-
-        None in the queue marks the end of the log. After None, the method takes no further lines.
-        """
-        lines: list[bytes | None] = []
-        while len(lines) < _MAX_BATCH_LINES and (not lines or lines[-1] is not None):
-            try:
-                lines.append(self._lines.get_nowait())
-            except Empty:
-                break
+    def _next_lines(self) -> list[bytes]:
+        """Remove and return the oldest lines, at most _MAX_BATCH_LINES. Other threads may append lines meanwhile."""
+        lines = self._lines[:_MAX_BATCH_LINES]
+        del self._lines[: len(lines)]
         return lines
 
     def _write(self, data: bytes) -> None:
@@ -181,8 +180,8 @@ class _JsonFormat(_LineFormat):
         self._second, self._formatted_second = 0, ""
 
     def line(self, seconds: float, level: str, event: str, values: Mapping[str, object]) -> bytes:
-        present = {name: value for name, value in values.items() if value is not None}
-        line = {"time": self._time(seconds), "level": level, "event": event, **self._worker, **present}
+        line = {"time": self._time(seconds), "level": level, "event": event, **self._worker}
+        line |= {name: value for name, value in values.items() if value is not None}
         return orjson.dumps(line, default=str, option=orjson.OPT_APPEND_NEWLINE)
 
     def _time(self, seconds: float) -> str:

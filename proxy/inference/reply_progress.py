@@ -78,8 +78,11 @@ class ReplyResult(NamedTuple):
 
         The Chat Completions API and the Responses API have different names for the same count.
         """
-        counts = (token_count(self.usage.get(name)) for name in names)
-        return next((count for count in counts if count is not None), None)
+        for name in names:
+            count = token_count(self.usage.get(name))
+            if count is not None:
+                return count
+        return None
 
 
 @dataclass(slots=True)
