@@ -5,8 +5,6 @@ planner (proxy/inference/planner.py) decides what is sent to a backend. proxy/in
 """
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
 from time import perf_counter
 from typing import Final
 
@@ -70,7 +68,7 @@ async def handle(gateway: Gateway, request: web.Request, endpoint: Endpoint) -> 
                 del requester
             plan = await endpoint.plan(gateway.planner, body, setting)
             del data, body  # This frees memory: the answer may stream for minutes, and does not need the client's body.
-            with _reserved_tokens(account, plan, progress):
+            with _ReservedTokens(account, plan.reserve, progress):
                 response = await _send(gateway, request, plan, request_id, trace, assignment, progress)
         status, outcome = response.status, progress.outcome
     except (asyncio.CancelledError, ConnectionError):
@@ -124,26 +122,30 @@ def _observe(progress: ReplyProgress, assignment: Assignment | None, *, keeps_re
         progress.content = bytearray()
 
 
-@contextmanager
-def _reserved_tokens(account: Account | None, plan: Plan, progress: ReplyProgress) -> Iterator[None]:
-    """Reserve the tokens that a request may use. When it ends, replace the reservation by the tokens that it used.
+class _ReservedTokens:
+    """Reserves the tokens that a request may use. When it ends, the tokens that it used replace the reservation.
 
     If a backend accepted the request but reported no token counts, all reserved tokens count as used. If no backend
     accepted the request, no tokens count as used.
-
-    Raises:
-        RateLimitError: The key's tokens per minute are used up.
     """
-    if account is None:
-        yield
-        return
-    account.reserve(plan.reserve)
-    try:
-        yield
-    finally:
-        used = token_count((progress.usage or {}).get("total_tokens"))
-        unknown = plan.reserve if progress.accepted else 0
-        account.settle(plan.reserve, unknown if used is None else used)
+
+    __slots__ = ("_account", "_progress", "_reserved")
+
+    def __init__(self, account: Account | None, reserved: int, progress: ReplyProgress) -> None:
+        self._account = account
+        self._reserved = reserved
+        self._progress = progress
+
+    def __enter__(self) -> None:
+        """Reserve the tokens. Raises RateLimitError if the key's tokens per minute are used up."""
+        if self._account is not None:
+            self._account.reserve(self._reserved)
+
+    def __exit__(self, *exception: object) -> None:
+        if self._account is not None:
+            used = token_count((self._progress.usage or {}).get("total_tokens"))
+            unknown = self._reserved if self._progress.accepted else 0
+            self._account.settle(self._reserved, unknown if used is None else used)
 
 
 async def _send(

@@ -5,8 +5,8 @@ the bytes.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, Self
@@ -196,8 +196,14 @@ class Pool:
                         retried = True
                         continue
                     body = b""  # free the memory of the body, because a long answer may take minutes
-                    with self._recording_outcome(backend, response):
+                    try:
                         yield response
+                        self._record_end(backend, response)
+                    except ProxyError as error:
+                        self._record_error(backend, error)
+                        raise
+                    finally:
+                        response.close()
                     return
         raise failure or unlisted_model(self.backends, model, f"No backend lists {model!r}.")
 
@@ -215,22 +221,17 @@ class Pool:
             self._record_failure(backend)
         return response
 
-    @contextmanager
-    def _recording_outcome(self, backend: Backend, response: BackendResponse) -> Iterator[None]:
-        """Record whether the backend completed its reply. If the client disconnects, nothing is recorded."""
-        try:
-            yield
-            if not (response.fully_read or response.answered):
-                self._record_failure(backend)
-            elif response.status not in _GATEWAY_ERRORS:
-                backend.health.record_success()
-        except ProxyError as error:
-            # A BackendReportedError is not counted: like a 500, it may be the fault of the request.
-            if not isinstance(error, BackendReportedError):
-                self._record_failure(backend)
-            raise
-        finally:
-            response.close()
+    def _record_end(self, backend: Backend, response: BackendResponse) -> None:
+        """Record whether the backend completed its reply. If the client disconnects, this is not called."""
+        if not (response.fully_read or response.answered):
+            self._record_failure(backend)
+        elif response.status not in _GATEWAY_ERRORS:
+            backend.health.record_success()
+
+    def _record_error(self, backend: Backend, error: ProxyError) -> None:
+        """Record a failure. A BackendReportedError is none: like a 500, it may be the fault of the request."""
+        if not isinstance(error, BackendReportedError):
+            self._record_failure(backend)
 
     def _record_failure(self, backend: Backend) -> None:
         if backend.health.record_failure():
