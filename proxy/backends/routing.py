@@ -26,15 +26,17 @@ class Router:
         serving = self._serving(model)
         if not serving or (len(serving) == 1 and affinity.example_set is None):
             return serving
-        loads = [backend.load for backend in serving]
-        if affinity.example_set is None:
-            return [serving[position] for position in rank_backends(loads, affinity.conversation)]
         placement = self._placements.get(model)
         if placement is None:
             placement = self._placements[model] = SetPlacement()
+        if len(serving) == 1 and affinity.example_set is not None:
+            placement.count_alone(serving[0].url, affinity.example_set)
+            return serving
+        loads = [backend.load for backend in serving]
+        if affinity.example_set is None:
+            return [serving[position] for position in rank_backends(loads, affinity.conversation)]
         placed = placement.place(loads, affinity, affinity.example_set)
-        if len(serving) > 1:
-            self._metrics.set_placements.labels(placed.choice).inc()
+        self._metrics.set_placements.labels(placed.choice).inc()
         return [serving[position] for position in placed.positions]
 
     def session(self, model: str, affinity: Affinity) -> str | None:

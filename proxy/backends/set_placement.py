@@ -81,7 +81,7 @@ class SetPlacement:
             example_set: The key of the example set.
         """
         if len(backends) == 1:
-            self._count_set(example_set, {backends[0].name: 1.0})
+            self.count_alone(backends[0].name, example_set)
             return Placed([0], "preferred")
         ordered = rank_backends(backends, None)
         usable = [backend for backend in backends if backend.available] or list(backends)
@@ -90,6 +90,10 @@ class SetPlacement:
         first = ordered[0] if name is None else next(n for n in ordered if backends[n].name == name)
         self._backends[backends[first].name].received += 1.0
         return Placed([first, *[n for n in ordered if n != first]], choice)
+
+    def count_alone(self, name: str, example_set: str) -> None:
+        """Count a request of a model that only one backend serves. `name` is the name of this backend."""
+        self._count_set(example_set, {name: 1.0})
 
     def _count(self, usable: Sequence[BackendLoad], example_set: str) -> None:
         """Count a request of a set, and add to each backend's count the share of this request that it should get."""
