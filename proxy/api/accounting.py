@@ -10,7 +10,7 @@ from proxy.core.metrics import Metrics
 from proxy.core.tracing import RequestOutcome
 from proxy.experiments.assignment import EXPERIMENT_HEADER, Assignment
 from proxy.experiments.shadow_judge import Sample
-from proxy.inference.injection.injector import Injection
+from proxy.inference.injection.injection import Injection
 from proxy.inference.reply_progress import ReplyResult
 from proxy.inference.request_context import RequestContext
 

@@ -14,7 +14,8 @@ from index.rendering import render_raw
 from index.types import Message
 from proxy.backends.discovery import Model
 from proxy.core.json_types import Json, JsonDict
-from proxy.inference.injection.injector import Injection, Injector, answer_tokens
+from proxy.inference.injection.injection import Injection
+from proxy.inference.injection.injector import Injector, answer_tokens
 from proxy.inference.injection.token_budget import max_token_count
 from proxy.inference.request_bodies import chat_request
 from proxy.inference.setting import Setting

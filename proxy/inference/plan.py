@@ -8,7 +8,8 @@ from typing import Final
 
 from proxy.backends.load_balancing import NO_AFFINITY, Affinity
 from proxy.core.json_types import Json
-from proxy.inference.injection.injector import DEFAULT_MAX_TOKENS, Injection
+from proxy.inference.injection.injection import Injection
+from proxy.inference.injection.injector import DEFAULT_MAX_TOKENS
 from proxy.inference.variants import Choice
 from proxy.openai.chat_completion import ChatShape
 from proxy.openai.json_fields import encode, flag_field, object_field
@@ -71,12 +72,7 @@ class Plan:
         headers = {"x-drpo-variant": self.choice.variant}
         if self.injection is None:
             return headers
-        headers["x-drpo-bundle"] = self.injection.bundle
-        headers["x-drpo-examples"] = ",".join(example.id for example in self.injection.examples)
-        if self.injection.reduced:
-            headers["x-drpo-reduced"] = ", ".join(self.injection.reduced)
-        if self.injection.lacks_refusal:
-            headers["x-drpo-refusal"] = "left-out"
+        headers |= self.injection.headers
         if self.lowered_limit is not None:
             headers["x-drpo-max-tokens"] = str(self.lowered_limit)
         return headers

@@ -21,7 +21,8 @@ from proxy.core.json_types import Json, JsonDict
 from proxy.core.variant_names import ALIGNED, RAW
 from proxy.inference.answer_ending import AskedTurns, asked_turns
 from proxy.inference.answer_length import AnswerLimiter, asked_limit
-from proxy.inference.injection.injector import Injection, Injector
+from proxy.inference.injection.injection import Injection
+from proxy.inference.injection.injector import Injector
 from proxy.inference.injection.served_bundles import ServedBundle
 from proxy.inference.plan import CHAT, COMPLETIONS, RESPONSES, Plan, make_plan
 from proxy.inference.reduction import (

@@ -9,7 +9,7 @@ from typing import Any, Final
 from index.rendering import render_chat, render_chat_turns, render_preamble
 from proxy.backends.discovery import Model
 from proxy.core.json_types import Json
-from proxy.inference.injection.injector import Injection
+from proxy.inference.injection.injection import Injection
 from proxy.inference.injection.served_bundles import ServedBundle
 from proxy.inference.plan import CHAT, COMPLETIONS
 from proxy.openai.chat_completion import client_max_tokens
@@ -61,8 +61,13 @@ def with_response_sampling(body: Json, served: ServedBundle) -> dict[str, Any]:
 
 
 def injected_messages(conversation: Conversation, injection: Injection) -> dict[str, Any]:
-    """Return the field `messages` of a chat request with the bundle's prompt and the examples."""
-    return {"messages": render_chat(injection.prompt, injection.examples, conversation.turns)}
+    """Return the field `messages` of a chat request with the bundle's prompt and the examples.
+
+    The messages of the examples are encoded already, so that they are not encoded for each request.
+    """
+    messages = render_chat(injection.prompt, (), conversation.turns)
+    first = 1 if messages[0].get("role") == "system" else 0  # only a system message can precede the examples
+    return {"messages": [*messages[:first], *injection.turns, *messages[first:]]}
 
 
 def injected_input(conversation: Conversation, injection: Injection) -> dict[str, Any]:

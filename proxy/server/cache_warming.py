@@ -23,7 +23,7 @@ from proxy.core.errors import ProxyError
 from proxy.core.log import log_event, log_failure
 from proxy.core.settings import Settings
 from proxy.core.shared_state import SharedState
-from proxy.inference.injection.injector import Injection
+from proxy.inference.injection.injection import Injection
 from proxy.inference.injection.served_bundles import ServedBundle
 from proxy.inference.request_bodies import prefix_request
 

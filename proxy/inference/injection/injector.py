@@ -11,10 +11,11 @@ from typing import Final
 
 from index.retrieval.selection import Essentials, Selection, fit_to_room, select_within_policy
 from index.token_estimate import estimated_tokens
-from index.types import NOTHING_RETRIEVED, Example, Retrieved
+from index.types import NOTHING_RETRIEVED, Retrieved
 from proxy.backends.discovery import ChatTokenCounter, Model, TokenCounter
 from proxy.core.json_types import Json
 from proxy.core.lru_cache import LruCache
+from proxy.inference.injection.injection import Injection
 from proxy.inference.injection.retrieval import Retrieval
 from proxy.inference.injection.retrieval_worker import RetrievalResult
 from proxy.inference.injection.served_bundles import ServedBundle
@@ -33,34 +34,6 @@ DEFAULT_MAX_TOKENS: Final = 1024
 """The max_tokens of an answer if neither the client nor the bundle sets it. vLLM's default, 16, is too low."""
 _MAX_TOKEN_BYTES: Final = 256  # upper bound of the bytes of one token: twice the maximum in common vocabularies
 _MAX_CACHED_SELECTIONS: Final = 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Injection:
-    """The prompt and the examples that the proxy puts before the client's messages.
-
-    Attributes:
-        bundle: The first 12 characters of the bundle id.
-        prompt: The prompt of the chosen set or of the bundle; empty if the model's context has no room for it.
-        examples: The examples, in the order in which they are in the prompt.
-        tokens: The number of tokens of the prompt and the examples together.
-        reduced: Why the request gets fewer examples than usual: reasons of proxy/inference/reduction.py, or `timeout`
-            or `embedder` if retrieval failed. Empty if the request gets all of its examples.
-        lacks_refusal: Whether the bundle has pinned refusals, but the request gets none of them.
-        set_name: The name of the example set of which `examples` contains examples; empty if there are none.
-        nearest: The ids of the examples that were chosen as nearest to the query, the most similar first.
-        is_below_floor: Whether the query is unlike every example of the bundle (`RetrievalPolicy.similarity_floor`).
-    """
-
-    bundle: str
-    prompt: str = ""
-    examples: tuple[Example, ...] = ()
-    tokens: int = 0
-    reduced: tuple[str, ...] = ()
-    lacks_refusal: bool = False
-    set_name: str = ""
-    nearest: tuple[str, ...] = ()
-    is_below_floor: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import pytest
 
 from proxy.core.lru_cache import LruCache
 from proxy.inference.injection import token_costs
-from proxy.inference.injection.injector import Injection
+from proxy.inference.injection.injection import Injection
 from proxy.inference.injection.retrieval_worker import RetrievalResult
 from tests.faults.scripted import say_yes, scripted_backend
 from tests.proxy.serving import Serving, serving
