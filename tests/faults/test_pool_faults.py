@@ -41,6 +41,9 @@ def hits(*backends: ScriptedBackend) -> list[int]:
 async def test_backend_that_fails_requests_is_ejected_even_if_it_answers_health_checks() -> None:
     async with scripted_backend(status(502)) as broken, scripted_backend(answer) as well:
         async with serving(broken.url, well.url, bundles={}, health_interval=0.05) as proxy:
+            for backend in proxy.gateway.pool.backends:
+                backend.health = BackendHealth(lambda: 1000.0)  # so that the ejection does not end meanwhile
+                backend.health.record_check(answering=True)
             statuses = [(await proxy.chat(f"question {n}"))[0] for n in range(60)]
             checked = _checks(broken)
             await until(lambda: _checks(broken) >= checked + 3)

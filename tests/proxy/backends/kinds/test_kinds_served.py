@@ -202,7 +202,8 @@ async def test_server_of_many_models_is_not_asked_about_all(monkeypatch: pytest.
     cards = {"data": [{"id": f"m{n}"} for n in range(5)]}
     questions = always(RAMBLE)
     backend = ScriptedBackend(always(ENDS), kind="unknown", questions=questions, listing=always(cards))
-    async with scripted_backend(backend), serving(backend.url, bundles={}) as proxy:
+    async with scripted_backend(backend), serving(backend.url, bundles={}, health_interval=0.1) as proxy:
+        await until(lambda: [one.kind for one in proxy.gateway.pool.models.values()][:2] == ["completion"] * 2)
         models = list(proxy.gateway.pool.models.values())
         assert [one.id for one in models] == [f"m{n}" for n in range(5)]
         assert [one.kind for one in models] == ["completion"] * 2 + ["chat"] * 3
