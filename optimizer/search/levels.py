@@ -48,12 +48,14 @@ class Level(Generic[C]):
         kept: Number of candidates, from the first one in `ranked`, that the search keeps for the next level.
         best: The best candidate so far: the leader of the level if it is clearly ahead of the best candidate before the
             level, else that candidate.
+        queries: Number of queries that the race used.
     """
 
     number: int
     ranked: tuple[Step[C], ...]
     kept: int
     best: C
+    queries: int = 0
 
 
 def mean_lead(one: Step[C], other: Step[C]) -> float:
@@ -88,8 +90,9 @@ async def race_level(
     queries: int,
     settings: RacedSettings,
     on_look: LookCallback[C] | None = None,
+    first_query: int = 0,
 ) -> Level[C]:
-    """Race candidates on the queries 0, 1, 2 and so on, and rank the candidates.
+    """Race candidates on the query with the number `first_query` and those after it, and rank the candidates.
 
     Args:
         space: How candidates are scored.
@@ -99,6 +102,7 @@ async def race_level(
         settings: The settings of the recipe.
         on_look: Called after each look with the leader, or with the best candidate so far as long as the leader is not
             clearly ahead of it.
+        first_query: The number of the first query. After the last query, the race goes on with the query 0.
     """
     race = Race(len(candidates), _limited_to(settings.race, queries))
     outcomes: list[list[Outcome]] = [[] for _ in candidates]
@@ -107,7 +111,9 @@ async def race_level(
         block = race.next
         numbers = range(next_query, min(next_query + block.end - block.start, queries))
         next_query = numbers.stop
-        rows = await _score_all(space, [candidates[index] for index in block.candidates], numbers)
+        rows = await _score_all(
+            space, [candidates[index] for index in block.candidates], [(first_query + one) % queries for one in numbers]
+        )
         for index, row in zip(block.candidates, rows, strict=True):
             outcomes[index] += row
         race.note([[outcome.score for outcome in row] for row in rows])
@@ -115,7 +121,7 @@ async def race_level(
             await on_look(_best(candidates, outcomes, race.leader, settings.race.indifference))
     ranked = tuple(Step(candidates[index], tuple(outcomes[index])) for index in race.ranking)
     best = _best(candidates, outcomes, race.leader, settings.race.indifference)
-    return Level(number, ranked, min(settings.beam, len(ranked)), best)
+    return Level(number, ranked, min(settings.beam, len(ranked)), best, next_query)
 
 
 def _best(candidates: Sequence[C], outcomes: Sequence[Sequence[Outcome]], leader: int, indifference: float) -> C:
@@ -124,7 +130,7 @@ def _best(candidates: Sequence[C], outcomes: Sequence[Sequence[Outcome]], leader
     return one.candidate if is_clearly_ahead(one, first, indifference) else first.candidate
 
 
-async def _score_all(space: Space[C], candidates: Sequence[C], queries: range) -> list[list[Outcome]]:
+async def _score_all(space: Space[C], candidates: Sequence[C], queries: Sequence[int]) -> list[list[Outcome]]:
     """Score every candidate on every query. Return a list of outcomes for each candidate.
 
     If the outcome of one candidate on a query is not readable, the query is left out for all candidates. The scores of

@@ -7,11 +7,11 @@ from typing import Final
 from optimizer.core.budget import Limits
 from optimizer.search.levels import RacedSettings
 
-_LEVEL_SHARE: Final = 0.75
+_LEVEL_SHARE: Final = 0.6
 """The largest share of the scores that a level can use if its race drops no candidate.
 
 With the usual beam and actions, a level has at most nine candidates, and the first level has four. A race then uses at
-most a twelfth of the scores for each candidate, and the first level at most a third of all scores.
+most a fifteenth of the scores for each candidate, and the first two levels at most seven eighths of all scores.
 """
 
 

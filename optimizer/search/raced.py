@@ -3,6 +3,9 @@
 Each candidate of the beam is the parent of several new candidates. A level makes these new candidates, and then races
 them and their parents on the same queries. The best candidates of the race are the beam of the next level.
 
+Each level uses the queries after those of the level before it. New candidates are made from the failures of their
+parents. On the queries that failed, they would win by fitting these queries, and not by being better.
+
 The best candidate so far takes part in every race, even if it is no longer in the beam. It is replaced only by a leader
 that is clearly ahead of it (`Level.best`): the beam may follow chance, but the result should not.
 """
@@ -23,6 +26,7 @@ async def search_raced(
     settings: RacedSettings,
     on_level: LevelCallback[C],
     on_look: LookCallback[C] | None = None,
+    first_query: int = 0,
 ) -> tuple[Step[C], tuple[Level[C], ...]]:
     """Search for better candidates, beginning with a first candidate.
 
@@ -33,6 +37,7 @@ async def search_raced(
         settings: The settings of the recipe.
         on_level: Called with the result of each level.
         on_look: Called after each look of a level's race, with the candidate to keep if the search is interrupted now.
+        first_query: The number of the query with which the first level begins.
 
     Returns:
         The best candidate of the last level with its outcomes, and the results of all levels. If the search makes no
@@ -42,6 +47,7 @@ async def search_raced(
     paths: dict[str, Path[C]] = {space.key(first): (Step(first, ()),)}
     beam, best, levels, without_new_best = [first], first, list[Level[C]](), 0
     expanded: Counter[str] = Counter()
+    next_query = first_query
     for number in range(settings.depth):
         again = [expanded[space.key(candidate)] for candidate in beam]
         beam_paths = [paths[space.key(candidate)] for candidate in beam]
@@ -53,8 +59,9 @@ async def search_raced(
             break
         others = [*beam, *(child for _, child in new)]
         candidates = [best, *(other for other in others if space.key(other) != space.key(best))]
-        level = await race_level(space, number, candidates, queries, settings, on_look)
+        level = await race_level(space, number, candidates, queries, settings, on_look, next_query)
         levels.append(level)
+        next_query = (next_query + level.queries) % queries
         await on_level(level)
         for step in level.ranked:
             paths[space.key(step.candidate)] = (*paths[space.key(step.candidate)][:-1], step)

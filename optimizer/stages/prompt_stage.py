@@ -87,7 +87,8 @@ async def run_prompt_stage(context: RunContext, best: BestCandidate) -> None:
         await search_published(space, first, len(rows), published_settings(context.config), keep_last)
     else:
         settings = await _within_budget(context, space, first)
-        await search_raced(space, first, len(rows), settings, keep_leader, keep)
+        # The first new candidates are made from the failures on the first rows, so the first race uses the rows after.
+        await search_raced(space, first, len(rows), settings, keep_leader, keep, space.first_rows % len(rows))
 
 
 def as_searched(candidate: Candidate, search: SearchTable) -> Candidate:
@@ -218,7 +219,7 @@ async def _open_space(context: RunContext, rows: Sequence[Row], first: Candidate
     # A race scores every candidate on its first rows. The published algorithm has a fixed order of calls without a
     # trial.
     first_rows = search.first if search.algorithm == RACED else 0
-    raced = rows[: raced_settings(context.config).race.max_queries] if first_rows else ()
+    raced = rows if first_rows else ()
     gate = PromptGate(context.gate, context.task, search.words, raced, first_rows)
     proposers = await open_proposers(context, await stated_preferences(context))
     return CandidateSpace(

@@ -35,9 +35,9 @@ def test_limit_on_what_costs_nothing_allows_everything() -> None:
 
 
 @pytest.mark.parametrize(
-    ("scores", "queries"), [(600, 50), (200, 16), (1_000, 83), (10_000, 120), (40, 10), (0, 10), (float("inf"), 120)]
+    ("scores", "queries"), [(600, 40), (200, 13), (1_000, 66), (10_000, 120), (40, 10), (0, 10), (float("inf"), 120)]
 )
-def test_race_has_a_twelfth_of_the_scores_and_never_less_than_its_first_look(scores: float, queries: int) -> None:
+def test_race_has_a_fifteenth_of_the_scores_and_never_less_than_its_first_look(scores: float, queries: int) -> None:
     settings = RacedSettings(race=RaceSettings(max_queries=120))
     assert within_allowance(settings, Allowance(scores, "calls")).race.max_queries == queries
 
@@ -45,7 +45,7 @@ def test_race_has_a_twelfth_of_the_scores_and_never_less_than_its_first_look(sco
 def test_wider_search_has_shorter_races() -> None:
     settings = RacedSettings(beam=4, actions=5, race=RaceSettings(max_queries=120))
     assert settings.max_candidates == 1 + 4 + 20
-    assert within_allowance(settings, Allowance(600, "calls")).race.max_queries == 600 * 3 // 4 // 25
+    assert within_allowance(settings, Allowance(600, "calls")).race.max_queries == 600 * 3 // 5 // 25
 
 
 def test_budget_says_what_is_left_of_the_usable_share() -> None:

@@ -200,7 +200,18 @@ async def test_raced_improves_keeps_parents_and_lists_no_candidate_twice() -> No
     assert [level.ranked[0].candidate for level in levels] == [1, 2, 3, 4]
     assert all(len({step.candidate for step in level.ranked}) == len(level.ranked) for level in levels)
     assert 0 in [step.candidate for step in levels[0].ranked], "the parent races with its children"
-    assert {query for _, query in space.scored} <= set(range(12))
+
+
+@pytest.mark.parametrize("first", [0, 7, 19])
+async def test_each_level_races_on_the_queries_after_those_of_the_level_before(first: int) -> None:
+    space = Numbers({query: query % 3 for query in range(20)})
+    _, levels = await search_raced(space, 0, 20, SMALL, nobody, first_query=first)
+    begin = first
+    for level in levels:
+        used = [outcome.query for outcome in level.ranked[0].outcomes]
+        assert used == [(begin + one) % 20 for one in range(level.queries)]
+        begin += level.queries
+    assert len(levels) > 2
 
 
 async def test_race_that_is_interrupted_has_told_its_leader() -> None:

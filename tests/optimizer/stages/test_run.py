@@ -155,7 +155,11 @@ def test_mistake_in_run_toml_is_one_error_line_that_names_the_key(
         ("depth = 3", "depht = 3", "[search]: depht is unknown; the nearest known name is depth"),
         ("depth = 3", 'depth = "3"', "[search] depth must be a whole number, not '3'"),
         ("[models.task]", "[models.tsak]", "[models.task] is missing"),
-        ('"judge" = 1.0', '"juge" = 1.0', "[reward] weights are of rules, reference, likelihood, judge or MODULE"),
+        (
+            '"judge" = 1.0',
+            '"juge" = 1.0',
+            "[reward] weights are of rules, reference, likelihood, taste, judge or",
+        ),
         ('train = "train.jsonl"', 'train = "none.jsonl"', "none.jsonl: cannot be read"),
         ('sealed = "sealed.jsonl"', 'sealed = "train.jsonl"', "40 queries are in sealed and in train"),
     ):

@@ -17,8 +17,9 @@ SEARCH: Mapping[str, Any] = {"depth": 6, "queries": None, "alpha": 0.001, "indif
 
 
 def close_scores(quality: int, query: str) -> Mapping[str, int]:
-    """Scores with which no race ends early: prompts differ on every tenth query."""
-    return {"helpfulness": 1 + min(quality, 4) * query.endswith("7"), "clarity": 3}
+    """Scores with which no race ends early: the better prompt is worse on three of seven queries."""
+    is_worse = int(query.rsplit(maxsplit=1)[-1]) % 7 in (0, 2, 5)
+    return {"helpfulness": 5 - min(quality, 4) if is_worse else 1 + min(quality, 4), "clarity": 3}
 
 
 def notes(folder: Path, name: str) -> list[Event]:
@@ -55,7 +56,7 @@ async def test_length_that_is_set_or_not_limited_stays(
 async def test_resumed_run_with_more_budget_repeats_its_races(tmp_path: Path) -> None:
     found = []
     async with open_scripted_models(scores=close_scores) as (models, url):
-        for calls in (70, 2_000):
+        for calls in (50, 2_000):
             config = write_run(tmp_path, url, rows=200, search=SEARCH, budget={"calls": calls}, **UNSEALED)
             await run_config(config, tmp_path / "out")
             found.append(notes(tmp_path / "out", "level"))
