@@ -10,7 +10,7 @@ def replace_file(path: Path, blocks: Iterable[bytes]) -> None:
     """Replace a file, or a link in its place, by one that only its owner can read. A kill leaves no half file.
 
     The content is written to a temporary file, flushed to the disk, and renamed. After a kill, the temporary file can
-    be left: its name is that of the file, a random part and `.part`.
+    be left: its name consists of the file's name, a random part and `.part`.
 
     Args:
         path: The file. Its folder must exist.

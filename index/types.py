@@ -89,7 +89,7 @@ class Retrieved:
 
     @property
     def hits(self) -> tuple[Hit, ...]:
-        """All hits. If there is too little room for all of them, the last ones are left out first."""
+        """All hits. If there is too little room for all hits, the last hits are left out first."""
         return (*self.in_set, *self.nearest)
 
     @property

@@ -86,7 +86,7 @@ class PromptScorer:
     def write(self, texts: Sequence[str]) -> list[str]:
         """Return the reply of the writer model to each text. An equal text gets another reply each time.
 
-        Temperature and `top_p` are those of [search.writer].
+        [search.writer] sets temperature and `top_p`.
 
         Raises:
             ModelError: The writer model gives no usable reply.

@@ -110,7 +110,7 @@ def sort_into_clusters(vectors: Vectors) -> tuple[NDArray[np.intp], Clusters]:
 def spherical_k_means(vectors: Vectors, count: int) -> tuple[NDArray[np.int64], Vectors]:
     """Divide vectors into `count` clusters. Returns the number of each vector's cluster, and the centroids (norm 1).
 
-    k-means runs several times, each time from different initial centroids. The result is that of the best run.
+    k-means runs several times, each time from different initial centroids. The result of the best run is returned.
     """
     means = faiss.Kmeans(
         vectors.shape[1],

@@ -249,7 +249,7 @@ def refuse_duplicate_ids(numbered: Iterable[tuple[int, Example]], location: str)
 
 
 def refuse_unsafe(text: str, what: str) -> None:
-    """Check that `text` is neither blank nor unsafe. `what` is the name of the text in messages.
+    """Check that `text` is not blank, and that it is safe. `what` is the name of the text in messages.
 
     Raises:
         BundleFormatError: The text is blank.

@@ -33,7 +33,7 @@ class Measured:
     """What was measured about the answers of one model with one bundle. Intervals are 95 % intervals.
 
     Attributes:
-        composite: The mean of the three other values (docs/learned-bundles.md).
+        composite: The mean of `balanced`, `similarity` and `ends` (docs/learned-bundles.md).
         balanced: The balanced accuracy of refusals.
         similarity: The mean similarity of answers to their references.
         ends: The share of answers that end by themselves.
@@ -49,7 +49,7 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """The values of a bundle less those of a rival, on the same rows.
+    """The values of a bundle minus the values of a rival, on the same rows.
 
     Attributes:
         composite: The difference of the composites. Its level is `Figures.level`.
@@ -121,7 +121,7 @@ class Provenance:
     figures: tuple[Figures, ...] = field(default=())
 
     def of(self, split: str) -> Figures | None:
-        """Return the figures of a split; None if its rows were not read."""
+        """Return the figures of a split; None if nothing was measured on its rows."""
         return next((one for one in self.figures if one.split == split), None)
 
 

@@ -103,7 +103,7 @@ def with_prompts(sets: Sequence[ExampleSet], prompts: Mapping[str, str]) -> tupl
             in neither way keeps its prompt.
 
     Raises:
-        BundleFormatError: A name is neither that of a set nor that of a kind.
+        BundleFormatError: There is no set and no kind with one of the names.
     """
     kinds, names = dict.fromkeys(one.kind for one in sets), [one.name for one in sets]
     if unknown := [name for name in prompts if name not in kinds and name not in names]:

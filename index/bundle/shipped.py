@@ -29,7 +29,7 @@ SHIPPED: Final = Path(__file__).parent.parent / "shipped"
 
 @dataclass(frozen=True, slots=True)
 class ShippedBundle:
-    """A bundle that ships with drpo. Its examples are not read yet.
+    """A bundle that ships with drpo. Its examples are not loaded yet.
 
     Attributes:
         name: The name of the bundle.
@@ -45,7 +45,7 @@ class ShippedBundle:
 
     @property
     def lead(self) -> Interval | None:
-        """The composite of the bundle less that of the general bundle, on validation rows; None if not measured."""
+        """The bundle's composite minus the general bundle's, on validation rows; None if not measured."""
         figures = self.provenance.of(VALIDATION)
         difference = figures.differences.get(GENERAL) if figures else None
         return difference.composite if difference else None
@@ -79,7 +79,7 @@ def read_shipped(root: Path = SHIPPED) -> tuple[ShippedBundle, ...]:
     """Read the manifests and the provenance of the bundles of drpo, the general one first.
 
     Raises:
-        BundleError: A file cannot be read or is invalid, or its provenance is that of another bundle.
+        BundleError: A file cannot be read or is invalid, or its provenance belongs to another bundle.
     """
     return tuple(_read(root / name) for name in shipped_names(root))
 
@@ -91,7 +91,7 @@ def find_bundle(location: str, root: Path = SHIPPED) -> Path:
     `default`, the result is the general bundle, so call `choose_shipped` first if the model is known.
 
     Raises:
-        BundleError: There is neither a bundle nor a directory of this name. The message lists the names.
+        BundleError: There is no bundle and no directory of this name. The message lists the names.
     """
     names = shipped_names(root)
     if location == DEFAULT_BUNDLE:

@@ -77,7 +77,7 @@ the examples. The file is JSONL with a "query" in each line, or a .txt file with
 For each flag, the value in brackets applies if the flag is absent. "The bundle's" means that nothing changes.
 """
 POLICY_FLAGS: Final = ("policy", "k", "max_nearest_tokens", "max_injected_tokens", "neutral_set", "similarity_floor")
-"""The arguments of `drpo-index policy` that replace values of the policy. Their names are those of the policy."""
+"""The arguments of `drpo-index policy` that replace values of the policy, named like the policy's attributes."""
 
 
 def command_line() -> argparse.ArgumentParser:

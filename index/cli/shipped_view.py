@@ -26,14 +26,14 @@ from index.measures.confidence import Interval
 from index.model_names import is_same_model
 from index.types import Bundle
 
-_NOT_READ = "not read"
+_NOT_MEASURED = "not measured"
 
 Listed = Sequence[tuple[ShippedBundle, Bundle]]
-"""The bundles of drpo, each without and with its examples."""
+"""The bundles that ship with drpo. Each is a pair: with manifest and provenance, and loaded with its examples."""
 
 
 def list_table(listed: Listed) -> Table:
-    """Return a table of the bundles, with the composites that were measured on validation and on sealed rows."""
+    """Return a table of the bundles, with their composites (docs/glossary.md) on validation and on sealed rows."""
     table = Table(box=SIMPLE, pad_edge=False)
     for heading in ("name", "made for", "how", "examples", "tokens", VALIDATION, SEALED):
         table.add_column(heading, overflow="fold", no_wrap=heading in ("name", "examples", "tokens"))
@@ -52,20 +52,24 @@ def list_table(listed: Listed) -> Table:
 def list_notes(listed: Listed) -> Iterable[str]:
     """Yield sentences that explain the table: what the figures are, and which bundle `default` means."""
     yield (
-        f"{VALIDATION} and {SEALED}: the composite of the answers to these rows, by the model in `made for`, with its "
-        "95 % interval (docs/learned-bundles.md). tokens: the mean of a prompt, or else the limit of the injected ones."
+        f"Columns {VALIDATION} and {SEALED}: the score (composite, docs/learned-bundles.md) of the answers that the "
+        "model in `made for` gives to these rows, with the 95 % interval. Column tokens: the mean number of tokens of "
+        "a prompt. If it was not measured: the largest number of injected tokens."
     )
     for shipped, _ in listed:
         if shipped.lead is not None:
             means = shipped.name if shipped.is_better else GENERAL
             lead = _interval(shipped.lead, "+")
-            yield f"For {shipped.manifest.model}, `default` means {means}: {shipped.name} less {GENERAL} is {lead}."
+            yield (
+                f"For {shipped.manifest.model}, `default` means {means}: the composite of {shipped.name} minus that of "
+                f"{GENERAL} is {lead}."
+            )
     others = "all other" if any(shipped.lead for shipped, _ in listed) else "all"
     yield f"For {others} models, `default` means {GENERAL}."
 
 
 def list_record(listed: Listed) -> list[dict[str, Any]]:
-    """Return the list as a value for JSON. Figures that were not read are null."""
+    """Return the list as a value for JSON. Figures that were not measured are null."""
     return [_record(shipped, bundle, listed) for shipped, bundle in listed]
 
 
@@ -99,11 +103,11 @@ def _prompt_tokens(shipped: ShippedBundle, listed: Listed) -> str:
 
 def _composite(shipped: ShippedBundle, split: str, listed: Listed) -> str:
     measured = _measured(shipped, split, listed)
-    return _interval(measured.composite) if measured else _NOT_READ
+    return _interval(measured.composite) if measured else _NOT_MEASURED
 
 
 def _measured(shipped: ShippedBundle, split: str, listed: Listed) -> Measured | None:
-    """Return what was measured about a bundle with its own model; None if the rows of the split were not read.
+    """Return the figures of a bundle for the model that it was made for; None if the split was not measured.
 
     If the bundle has no figures of its own, it may have been measured as a rival of another bundle.
     """

@@ -56,7 +56,7 @@ class PartitionSpec:
     """The number and the size of the sets.
 
     Attributes:
-        count: The total number of sets: those for separate tags and those of the kind `other`.
+        count: The total number of sets: the sets for separate tags and the sets of the kind `other`.
         tokens: The minimum number of tokens that the prompt, all pinned examples and the shown examples of one set have
             together. It should be a multiple of the block size of the prefix cache.
         separate_tags: The settings for each separate tag, by the name of the tag.

@@ -1,7 +1,7 @@
 """Measures the similarity floor of a bundle: the similarity below which a query counts as unlike every example.
 
-The floor depends on the embedder and on the bank, so it is measured with queries like those of the users. This module
-does not depend on files or embedders.
+The floor depends on the embedder and on the bank, so it is measured with queries that resemble the users' queries. This
+module does not depend on files or embedders.
 """
 
 import math

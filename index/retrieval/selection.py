@@ -129,9 +129,9 @@ def fit_to_room(
 
     The examples are removed one by one, until the others fit. The nearest examples are removed first, beginning with
     the least similar one. Then the examples of the set are removed, then the pinned examples that are not essential,
-    and at last the essential ones. Of each of these three groups, the last example is removed first. The system prompt
-    is never removed: if the prompt alone has more than `room` tokens, the result has no examples and still exceeds
-    `room`.
+    and at last the essential examples. Of each of these three groups, the last example is removed first. The system
+    prompt is never removed: if the prompt alone has more than `room` tokens, the result has no examples and still
+    exceeds `room`.
 
     Args:
         selection: The examples of a prompt.

@@ -33,7 +33,7 @@ async def judge_tables(options: argparse.Namespace, endpoint: Endpoint, bar: Pro
 
     Raises:
         DataError: The pairs cannot be read.
-        ModelError: The judge gives no usable reply, but may do so later.
+        ModelError: The judge gave no usable reply, but a later call may succeed.
         JournalError: The replies cannot be saved.
     """
     pairs, patience = read_pairs(options.data, options.limit), RetryPolicy(reply_timeout=options.timeout)

@@ -55,7 +55,8 @@ class DataTable:
             sealed rows. A small number saves cost, because answers without prompt and examples are long. These answers
             do not decide which bundle is written.
         unusable: The largest share of the rows of a part that may be left out because they cannot be answered or
-            scored. One row may always be left out, unless the share is 0. If more rows cannot be used, the run stops.
+            scored. If the share is above 0, at least one row may be left out. If more rows cannot be used, the run
+            stops.
     """
 
     train: Path
@@ -72,7 +73,7 @@ class DataTable:
 class SearchTable:
     """[search]: the search for a better candidate.
 
-    Each level of the search makes new candidates from the kept ones, and scores them. The algorithm
+    Each level of the search makes new candidates from the kept candidates, and scores the new candidates. The algorithm
     `published` ignores `patience`, `first`, `block`, `queries`, `alpha` and `indifference`; the algorithm `raced`
     ignores `deeper` and `keep_above`. The races of the tuning stage also use `first`, `block`, `alpha` and
     `indifference`.
@@ -152,7 +153,7 @@ class ExamplesTable:
         rounds: The maximum number of rounds. Each round rewrites the kept answers to a query.
         beam: The number of answers to a query that are kept after each round.
         actions: The number of rewrites of each kept answer in each round.
-        follow: The answers that the next round rewrites: the `best` ones so far, or the `latest` ones.
+        follow: The answers that the next round rewrites. `best`: the best answers so far. `latest`: the latest answers.
         choice: The answers that become examples. `diverse`: good answers to dissimilar queries, with enough refusals.
             `all`: the best answer to each query.
         size: The maximum number of examples in the bank, for the choice `diverse`.
@@ -160,11 +161,11 @@ class ExamplesTable:
         words: The maximum number of words of an answer in the bank. Longer answers are left out. If 0, there is no
             maximum.
         shared_words: An answer is not used in the bank if it shares this many consecutive words with another training
-            row than its own, or speaks to the judge. If 0, it may be used.
+            row than its own, or tries to influence the judge. If 0, it may be used.
         repeated: An answer is not used in the bank if a larger share of its sequences of four words repeats an earlier
             one. If 1, every answer may be used.
-        pool: The written examples from which the search adds to a bank. `default` for those of the hand-written bundle
-            of drpo, or a JSONL file.
+        pool: The written examples from which the search adds to a bank. `default` for the examples of the hand-written
+            bundle of drpo, or a JSONL file.
         judge: The table [examples.judge]: how the judge works in this search.
         writer: The table [examples.writer]: how the writer model rewrites answers.
     """
@@ -237,10 +238,10 @@ class BundleTable:
             a bundle of drpo, `empty` for a bundle with a plain prompt and no examples, or a directory.
         model: The model name to write into the manifest. None means the name of the task model.
         embedder: The name by which `index.embedders.registry.open_embedder` opens the embedder.
-        prompt: The prompt at which the search starts. If empty, it is that of the starting bundle.
-        layout: The layout at which the search starts. If empty, it is that of the starting bundle.
-        retrieval: The retrieval policy at which the search starts. None means that of the starting bundle.
-        sampling: The sampling parameters at which the search starts. None means those of the starting bundle.
+        prompt: The prompt with which the search starts. If empty, the search starts with the starting bundle's prompt.
+        layout: The layout with which the search starts. If empty, the search starts with the starting bundle's layout.
+        retrieval: The retrieval policy with which the search starts. None means the starting bundle's policy.
+        sampling: The sampling parameters with which the search starts. None means the starting bundle's parameters.
         write: When the bundle that was found is written. `better`: if it is better than the baseline on the sealed
             rows. `found`: in any case.
     """

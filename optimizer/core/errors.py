@@ -76,7 +76,7 @@ async def unless_final(call: Awaitable[T]) -> T | None:
     """Return the result of a call to a model, or None if its reply can never be used.
 
     Raises:
-        ModelError: The model gives no usable reply, but may do so later.
+        ModelError: The model gave no usable reply, but a later call may succeed.
     """
     try:
         return await call
@@ -90,7 +90,7 @@ async def refusal_of(call: Awaitable[object]) -> "RefusedRequestError | None":
     """Await a call to a model. Return the error if the server refuses the request for good, or else None.
 
     Raises:
-        ModelError: The model gives no usable reply, but may do so later.
+        ModelError: The model gave no usable reply, but a later call may succeed.
     """
     try:
         await call
@@ -112,8 +112,9 @@ class NoReplyError(UnreachableError):
 class RefusedRequestError(ModelError):
     """The endpoint answered with an error status.
 
-    The refusal is final for a status from 400 to 499, such as 400 for a prompt that is longer than the context. It is
-    not final if the status says that the API key, the address, the payment or the moment is wrong.
+    The refusal is final for a status from 400 to 499, such as 400 for a prompt that is longer than the context. The
+    exceptions are statuses that do not depend on the text of the request, such as 401 (API key), 402 (payment), 404
+    (address) and 429 (too many requests).
 
     Attributes:
         status: The HTTP status of the answer.

@@ -1,7 +1,7 @@
 """The presets of run.toml: the defaults that `[search] recipe` sets. Keys in run.toml replace them one by one.
 
-The recipe `raced` sets nothing: its defaults are those of the tables. The recipe `drpo` is the method of DRPO's authors
-(arXiv 2411.08733, and their code). docs/recipes.md compares the two, key by key.
+The recipe `raced` sets nothing: the tables have its defaults. The recipe `drpo` is the method of DRPO's authors (arXiv
+2411.08733, and their code). docs/recipes.md compares the two, key by key.
 """
 
 from collections.abc import Mapping

@@ -48,8 +48,8 @@ class RewardTable:
             The judge compares the two answers to a row twice, once in each order.
         unreadable: What happens to an answer if the judge's verdict cannot be read. `leave_out`: its row is left out.
             `zero`: the reward is 0, and the algorithm `published` keeps the prompt.
-        pleading: What happens to an answer that speaks to the judge (optimizer.rewards.pleading). `zero`: its reward is
-            0, and the judge is not asked. `judged`: the judge scores it as any other answer.
+        pleading: What happens to an answer that tries to influence the judge (optimizer.rewards.pleading). `zero`: its
+            reward is 0, and the judge is not asked. `judged`: the judge scores it as any other answer.
         trust: The number of cases in which the judge is checked before it is used: does it prefer the answer to a
             question to the answer to another question? If 0, it is not checked.
         judge: The table [reward.judge]: how the judge works.

@@ -58,7 +58,7 @@ def words_of(answer: str) -> frozenset[str]:
 
 
 def vocabulary(answers: Sequence[str]) -> tuple[str, ...]:
-    """Return the words that may tell answers apart: those of many answers, but not of nearly all. The commonest first.
+    """Return the words that may tell answers apart: words of many answers, but not of nearly all. The commonest first.
 
     Args:
         answers: The answers. The same answer counts once.

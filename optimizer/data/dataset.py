@@ -40,7 +40,7 @@ class Row:
         history: The turns before the query.
         split: The part of a run's data to which the row belongs: `train`, `validation` or `sealed`. None if the row
             belongs to every part whose file contains the row.
-        name: The file and the line of the row, and its id if the row has the key `id`. Messages name the row by it.
+        name: The file and the line of the row, and its id if the row has the key `id`. Messages use this name.
         line: The number of the line, counted from 1; 0 if the row is not from a file.
         language: The language of the query, as the file names it; empty if the file does not. The search tells the
             failures in each language apart.

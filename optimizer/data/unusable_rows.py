@@ -62,7 +62,7 @@ class UnusableRows:
 
     @property
     def allowed(self) -> int:
-        """The number of rows that may be left out: one at least, unless the share is 0."""
+        """The number of rows that may be left out: at least one if the share is above 0."""
         return max(1, int(self.share * self.size)) if self.share else 0
 
     async def attempt(self, row: Row, work: Awaitable[T], *, is_counted: bool = True) -> T | None:

@@ -58,7 +58,7 @@ async def measure_call_costs(context: RunContext) -> tuple[Costs, Observation]:
     of the search.
 
     Raises:
-        ModelError: A model gives no usable answer, but may do so later.
+        ModelError: A model gave no usable answer, but a later call may succeed.
         BudgetSpentError: The budget is spent.
         JournalError: The journal cannot be written.
     """

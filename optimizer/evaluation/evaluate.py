@@ -63,13 +63,13 @@ async def evaluate(
     Args:
         plan: The requests of the evaluation.
         endpoint: The endpoint to evaluate.
-        answers: Holds the answers of earlier runs, and saves new ones.
+        answers: Holds the answers of earlier runs, and saves new answers.
         embedder: Measures the similarity of answers to the references; None leaves this measure out.
         on_answer: Called once per answer, whether it is new or from an earlier run.
 
     Raises:
         UnusableRowsError: The endpoint refuses more than 5 % of the rows, or cannot answer them.
-        ModelError: The endpoint gives no usable answer, but may do so later.
+        ModelError: The endpoint gave no usable answer, but a later call may succeed.
     """
     # The variants answer one after the other, so that only one variant at a time uses the endpoint's prefix cache.
     unusable: dict[Row, ModelError] = {}
@@ -102,13 +102,13 @@ async def answer_all(
         plan: The requests of the evaluation.
         variant: The variant.
         endpoint: The endpoint to evaluate.
-        answers: Holds the answers of earlier runs, and saves new ones.
+        answers: Holds the answers of earlier runs, and saves new answers.
         on_answer: Called once per row.
-        unusable: Rows that cannot be answered, with the reason. New ones are added. Their answer is None.
+        unusable: Rows that cannot be answered, with the reason. New rows are added. Their answer is None.
 
     Raises:
         UnusableRowsError: Too many rows cannot be answered.
-        ModelError: The endpoint gives no usable answer, but may do so later.
+        ModelError: The endpoint gave no usable answer, but a later call may succeed.
     """
 
     async def answer_row(row: Row) -> Answer | None:

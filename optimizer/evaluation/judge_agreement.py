@@ -103,7 +103,7 @@ async def check_judge(judge: Judge, pairs: Sequence[Pair], on_preference: Callab
         on_preference: Called after each comparison, whether it can be read or not. Each pair has two comparisons.
 
     Raises:
-        ModelError: The judge gives no usable reply, but may do so later.
+        ModelError: The judge gave no usable reply, but a later call may succeed.
         BudgetSpentError: The budget does not allow a call.
     """
     return list(await asyncio.gather(*(_judge_pair(judge, pair, on_preference) for pair in pairs)))

@@ -36,9 +36,11 @@ class Stability:
 
     Attributes:
         name: What was varied.
-        preferences: Number of preferences that could be read in the first place, and again in a variation.
-        share: The share of these preferences that flipped in at least one variation. The two orders of a pair of
-            answers depend on each other, so the interval takes each pair as a cluster.
+        preferences: Number of preferences that could be read in the first reply, and in the reply to at least one
+            variation.
+        share: The share of these preferences that flipped in at least one variation. The judge sees each pair of
+            answers in both orders. These two preferences depend on each other, so the interval treats each pair as a
+            cluster.
         flips: Number of single replies that differ from the first one.
         replies: Number of readable replies to the variations.
         unreadable: Number of the other replies.
@@ -79,7 +81,7 @@ async def check_stability(
         on_preference: Called after each reply, whether it can be read or not.
 
     Raises:
-        ModelError: The judge gives no usable reply, but may do so later.
+        ModelError: The judge gave no usable reply, but a later call may succeed.
         BudgetSpentError: The budget does not allow a call.
     """
 

@@ -25,7 +25,7 @@ class Collected:
     Attributes:
         liked: The answers with more likes than dislikes, the most liked first.
         disliked: The answers with more dislikes than likes, or with a comment alone, the most disliked first.
-        pairs: The preference pairs, those of the clearest source first.
+        pairs: The preference pairs, sorted from the clearest source to the least clear one.
         ignored: Number of ratings that did not count, by reason.
     """
 
@@ -66,7 +66,7 @@ def collect(exchanges: Iterator[Exchange | None], per_user: int, advance: Callab
 
 
 class PairCollector:
-    """Keeps different pairs, at most MAX_PAIRS of each source. The first ones are kept."""
+    """Keeps different pairs, at most MAX_PAIRS of each source. The first pairs are kept."""
 
     def __init__(self) -> None:
         self._pairs: dict[str, dict[tuple[str, str, str], PreferencePair]] = {source: {} for source in SOURCES}
@@ -81,7 +81,7 @@ class PairCollector:
         return True
 
     def all(self) -> tuple[PreferencePair, ...]:
-        """Return the pairs, those of the clearest source first."""
+        """Return the pairs, sorted from the clearest source to the least clear one."""
         return tuple(chain.from_iterable(kept.values() for kept in self._pairs.values()))
 
 

@@ -24,7 +24,7 @@ T = TypeVar("T")
 MAX_EXAMPLES, MAX_ROWS, MAX_PAIRS = 1_000, 2_000, 2_000
 """How many candidate examples, rows and pairs a harvest holds at most."""
 MAX_RATED_OF_A_SIDE: Final = 1_000
-"""How many liked answers, and how many disliked ones, a harvest holds with their ratings at most."""
+"""The maximum number of liked answers, and of disliked answers, that a harvest holds with their ratings."""
 MAX_CONSIDERED: Final = 5_000
 """How many liked answers are scrubbed and screened at most, the best first. It takes about 10 ms for each."""
 _BATCH: Final = 256
@@ -78,7 +78,7 @@ class Harvest:
     Attributes:
         examples: The candidate examples, the best first. Nobody has approved them yet.
         rows: The training rows, the most disliked first.
-        pairs: The preference pairs, those of the clearest source first.
+        pairs: The preference pairs, sorted from the clearest source to the least clear one.
         comments: What users wrote about answers that are in no pair.
         ratings: The liked and the disliked answers with their ratings, from which the taste is learned.
         replaced: How many parts of texts were replaced, by the kind of private data.

@@ -80,7 +80,7 @@ def _pairs_of_answers(turns: Turns, answers: Sequence[Exchange], kept: str | Non
 def _preferred(different: Sequence[Exchange], kept: str | None) -> tuple[str | None, str]:
     """Return the answer that the user preferred, and what shows it. None if nothing shows a preference."""
     if len(different) > 1 and not all(one.knows_person for one in different):
-        return None, RATED  # the answers may be those of different people
+        return None, RATED  # different people may have got the answers
     if kept is not None:
         if any(normalized(one.answer) == normalized(kept) for one in different):
             return kept, CONTINUED

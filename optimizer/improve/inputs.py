@@ -43,7 +43,8 @@ class Start:
     """What an improvement begins with.
 
     Attributes:
-        document: The tables of the user's run.toml with those of the flags; without rows and without the bundle.
+        document: The tables of the user's run.toml, and the tables that flags set. The rows and the bundle are not in
+            it.
         folder: The folder at which the relative paths of the document start.
         bundle: The current bundle: a path, or the name of a bundle of drpo.
         manifest: The manifest of the current bundle.
@@ -58,7 +59,7 @@ class Start:
 
 
 def read_document(path: Path | None) -> dict[str, Any]:
-    """Read a run.toml of which every table is optional; no tables without a file. Raises ConfigError."""
+    """Read a run.toml in which every table is optional. Without a file, return no tables. Raises ConfigError."""
     if path is None:
         return {}
     try:

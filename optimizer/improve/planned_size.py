@@ -57,7 +57,7 @@ def is_measured(feedback: MetricFeedback) -> bool:
 def planned_variance(feedback: MetricFeedback, query: StoreQuery) -> float:
     """Return the variance to plan with: the measured one, or the largest possible one if too few users rated.
 
-    The largest possible variance is that of a metric with half of its values at each end of its range.
+    The variance is largest if half of the metric's values are at each end of its range.
     """
     if is_measured(feedback):
         return feedback.variance

@@ -123,7 +123,7 @@ class CachedCalls:
         await self._paid.close(say)
 
     def _more_tokens(self, request: Request, min_tokens: int) -> int:
-        """Return a higher maximum number of tokens than that of a reply that was cut."""
+        """Return a higher maximum number of tokens than the request had whose reply was cut."""
         return _GROWTH * int(min_tokens or self.form(request.role).max_tokens or request.body["max_tokens"])
 
     async def _keep_more_tokens(self, role: str, min_tokens: int) -> None:

@@ -150,7 +150,7 @@ class Attempts:
         - The server refused the request itself.
         - The server answered with status 403, although it has accepted the API key. Some servers reject a text with
           this status.
-        - The request also failed in an earlier session, and the server is neither down nor busy. This is so if the
+        - The request also failed in an earlier session, and the server is up and not busy. This is so if the
           server answered with status 500 or did not reply in time. It is also so if the connection broke, or a gateway
           answered with status 502 or 504, but the model answers another request now.
 

@@ -38,7 +38,7 @@ def repeated_body(body: Json, reminder: str, attempt: int, *, is_cut: bool) -> J
 def joined(parts: Sequence[Json]) -> Json:
     """Join the stored parts of replies that together answer one request: the lists of each key are concatenated.
 
-    Parts that could not be read are left out, unless none could be read.
+    Parts that could not be read are left out. If no part could be read, the first part is returned.
     """
     readable = [part for part in parts if UNPARSABLE not in part]
     if len(readable) < 2:

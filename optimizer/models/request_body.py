@@ -1,6 +1,6 @@
 """Builds the body of a request in the form that a server accepts, and simplifies a form that a server refused.
 
-The optimizer's other modules build requests in the usual form, that of OpenAI's API. The functions are pure.
+The optimizer's other modules build requests in the form of OpenAI's API. The functions are pure.
 """
 
 import re

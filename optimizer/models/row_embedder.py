@@ -44,7 +44,9 @@ class RowEmbedder:
     def _embed(self, texts: Sequence[str]) -> Vectors:
         vectors = np.asarray(self._embedder.embed(texts))
         if vectors.shape != (len(texts), self.spec.dimension) or not np.isfinite(vectors).all():
-            raise EmbedderError(f"the embedder {self.spec.name} gave vectors of another shape, or not finite ones")
+            raise EmbedderError(
+                f"the embedder {self.spec.name} gave vectors of another shape, or with values that are not finite"
+            )
         return vectors
 
 

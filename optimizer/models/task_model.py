@@ -31,7 +31,7 @@ from optimizer.models.token_count import token_usage
 ROLE = "task"
 CONTENT_FILTER = "content_filter"
 REFUSED = "refused"
-"""The finish reason in place of an answer if the server refuses a request for the sake of the candidate alone."""
+"""The finish reason in place of an answer. The server refused the request only because of the candidate's texts."""
 _DEFAULT_MAX_TOKENS = 1024
 
 
@@ -255,7 +255,7 @@ def mean_log_probability(kept: Json, start: int, end: int) -> float:
     """Return the mean log-probability of the tokens of a text, from the character at position `start` to the end.
 
     vLLM puts the token `<bos>` before the text, and the characters of `<bos>` count in the offsets of all tokens. An
-    offset is therefore not a position in the text. The last offset is that of the generated token, which follows the
+    offset is therefore not a position in the text. The last offset belongs to the generated token, which follows the
     text. It thus marks the end of the text. The offset of the character at `start` is the last offset minus the number
     of characters from `start` to the end. If a token begins before this character and contains it, the token counts.
 

@@ -24,13 +24,13 @@ def judge_trust(summary: RunSummary) -> Iterator[str]:
 
 
 def pleading(summary: RunSummary) -> Iterator[str]:
-    """Yield the number of answers that spoke to the judge."""
+    """Yield the number of answers that tried to influence the judge."""
     if summary.pleading:
         verb = "answer" if summary.pleading == 1 else "answers"
-        yield "<h2>Answers that spoke to the judge</h2>"
+        yield "<h2>Answers that tried to influence the judge</h2>"
         yield (
-            f"<p>{summary.pleading} {verb} spoke to the judge: they hold a verdict, or the words of the judge&rsquo;s "
-            "instructions. The judge&rsquo;s reward for them is 0, and it did not see them.</p>"
+            f"<p>{summary.pleading} {verb} tried to influence the judge: they hold a verdict, or words of the "
+            "judge&rsquo;s instructions. The judge&rsquo;s reward for them is 0, and the judge did not see them.</p>"
         )
 
 

@@ -100,7 +100,7 @@ def _level(level: LevelSummary, seen: _LevelEvents, summary: RunSummary) -> dict
 
 
 def _candidate(node: PromptNode) -> dict[str, Any]:
-    """Return a candidate without its prompt. Its mean is that of all its answers in the whole search."""
+    """Return a candidate without its prompt. Its mean is the mean score of all its answers in the whole search."""
     mean = node.mean
     return {
         "id": node.id,

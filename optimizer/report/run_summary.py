@@ -48,12 +48,14 @@ class LevelSummary:
     Attributes:
         number: The number of the level, from 0.
         leader: The key of the candidate that the level ranks first.
-        best: The key of the best candidate so far. A leader becomes it only if it is clearly ahead.
+        best: The key of the best candidate so far. The leader of a level replaces the best candidate only if the leader
+            is clearly ahead of it.
         ahead: The leader's mean lead over the first prompt of the run. It is computed on the queries on which leader
             and first prompt both have scores.
         candidates: Number of candidates in the level.
         judgements: Number of scored answers in the level.
-        proposers: What each proposer tried and won up to this level, by its name.
+        proposers: For the name of each proposer: how many candidates the proposer has made up to this level, and how
+            many of them beat their parents.
         won: The keys of the new candidates of the level that beat their parents.
     """
 
@@ -110,10 +112,12 @@ class RunSummary:
         answers: The `score` events of the sealed evaluation: for each query, a mapping from the compared variant to its
             event.
         left_out: The reason for each row that was left out, by the part and the name of the row.
-        dropped: The number of dropped candidates, by the part that a model proposed and the reason.
+        dropped: The number of dropped candidates. The key is what was proposed (such as `prompt`), and why it was
+            dropped.
         judge_trust: The `judge_trust` events: how often the judge preferred the right answer.
-        pleading: Number of answers that spoke to the judge, whose reward for them is therefore 0.
-        refused: Number of requests that the server refused for the sake of one candidate, whose score is therefore 0.
+        pleading: Number of answers that tried to influence the judge, whose reward for them is therefore 0.
+        refused: Number of requests that the server refused only because of what a candidate put into them. Such a
+            request counts as an answer with the score 0.
         specifications: The `specification` events: what people prefer, as the writer model stated it.
     """
 
@@ -198,9 +202,10 @@ def summarize_run(events: Sequence[Event]) -> RunSummary:
 
 
 def _left_out(events: Sequence[Event]) -> dict[tuple[str, str], str]:
-    """Return the reasons of the rows that were left out since the run last stopped because of such rows.
+    """Return why rows were left out, by the part and the name of the row.
 
-    If the run has not gone on after this stop, the rows that were left out before the stop count.
+    A run stops if too many rows are left out. Only the rows that were left out after the last such stop are returned.
+    If the run was not resumed after this stop, the rows that were left out before it are returned.
     """
     notes = [event for event in events if "note" in event]
     stops = sum(event["note"] == STOPPED for event in notes[:-1])

@@ -14,7 +14,7 @@ from optimizer.rewards.base import AnsweredRow, Reward, RewardScore
 
 _ARGUMENTS: Final = ("query", "answer", "reference", "kind")
 _MAX_EXCESS: Final = 1e-3
-"""The largest distance from the range 0 to 1 that counts as a rounding error. It is that of half precision."""
+"""The largest distance from the range 0 to 1 that counts as a rounding error. float16 makes such errors near 1."""
 
 
 class Function(Reward):
@@ -94,7 +94,7 @@ def _source_file(function: Callable[..., Any]) -> str | None:
 def _as_float(value: object) -> float | None:
     """Return a real number as a float; None if the value is not a real number."""
     is_complex = isinstance(value, numbers.Complex) and not isinstance(value, numbers.Real)
-    # NumPy's texts and complex numbers have the method __float__ too.
+    # numpy.str_ and NumPy's complex numbers have the method __float__ too, so their types are excluded here.
     if is_complex or isinstance(value, str | bytes) or not isinstance(value, SupportsFloat | SupportsIndex):
         return None
     try:
@@ -104,9 +104,10 @@ def _as_float(value: object) -> float | None:
 
 
 def _error_location(error: BaseException, file: str | None) -> str:
-    """Return the type of an error and the line of code that raised it: the last line in `file`, if there is one.
+    """Return the type of an error and the line of code that raised it.
 
-    The message of the error is left out, because it can contain the text of a query.
+    If the error passed through `file`, the line is the innermost one in `file`. The message of the error is left out,
+    because it can contain the text of a query.
     """
     if isinstance(error, SyntaxError):
         return f"{type(error).__name__} in {error.filename}, line {error.lineno}"

@@ -59,13 +59,14 @@ def choice_reader(table: JudgeTable) -> ReplyReader:
     """Return the reader of the criteria that the judge chose.
 
     Criteria that the judge defines in the reply count as chosen, if the judge may define criteria. A chosen name is
-    left out if it is not known: neither one of the criteria to choose from, nor a usable definition in the reply. A
-    text without a brace counts as the list of the known names that it contains.
+    left out if it is unknown. A name is known if it is one of the criteria to choose from, or if the reply contains a
+    usable definition of the name. If the reply is plain text (it contains no `{`), every known name in it counts as
+    chosen.
 
-    The reader returns a mapping with three keys. `criteria` is the list of the chosen names, at most `most`. `new` is
-    the list of the definitions that the judge wrote for these criteria. `reasons` has the reason for each name, which
-    may be empty. The reader raises UnparsableReplyError if the reply holds no JSON object with the key `criteria`, or
-    if fewer than `fewest` known criteria are left.
+    The reader returns a mapping with three keys. `criteria` is the list of the chosen names, cut to `table.most` names.
+    `new` is the list of the definitions that the judge wrote for these criteria. `reasons` has the reason for each
+    name, which may be empty. The reader raises UnparsableReplyError if the reply contains a brace but no JSON object
+    with the key `criteria`, or if fewer than `table.fewest` known names are left.
     """
 
     def read(reply: Any) -> Json:
@@ -84,7 +85,7 @@ def choice_reader(table: JudgeTable) -> ReplyReader:
                 reasons = {name: reason or one_line(common) for name, reason in reasons.items()}
         chosen = list(reasons)[: table.most]
         if len(chosen) < table.fewest:
-            raise UnparsableReplyError(f"fewer than {table.fewest} criteria are known ones")
+            raise UnparsableReplyError(f"fewer than {table.fewest} criteria in the reply are known")
         return {
             "criteria": chosen,
             "new": [new[name] for name in chosen if name in new],
@@ -159,7 +160,7 @@ def read_digit(reply: Any) -> Json:
 
 
 def compare_wordings() -> tuple[str, ...]:
-    """Return the other wordings of the question which of two answers is better."""
+    """Return the other wordings of the question "Which of two answers is better?", without the usual wording."""
     return tuple(template("compare_wordings").split("\n\n"))
 
 
@@ -192,7 +193,7 @@ def read_preference(reply: Any) -> Json:
         A mapping with the key `better`, whose value is A or B.
 
     Raises:
-        UnparsableReplyError: The reply names neither A nor B.
+        UnparsableReplyError: The reply does not name A or B.
     """
     return {"better": read_letter(answer_text(reply["choices"][0]))}
 
@@ -227,7 +228,11 @@ def _letter_request(prompt: str) -> Request:
 
 
 def _manner(table: JudgeTable) -> str:
-    """Return how the judge has to judge. Without descriptions of answers, the scores say how far the judge agrees."""
+    """Return the instruction how the judge has to judge.
+
+    Only in the manner `anchored`, a text describes what each score means. In the other manners, a score says how far
+    the judge agrees that the answer does well by the criterion.
+    """
     manner = template(f"judge_{table.manner}")
     return manner if table.manner == ANCHORED else f"{manner}\n\n{template('judge_scale')}"
 
@@ -239,7 +244,7 @@ def _rating_schema(criteria: Sequence[Criterion]) -> Json:
 
 
 def _choice_shape(table: JudgeTable) -> str:
-    """Return an example of the object with which the judge chooses criteria, as a part of the request."""
+    """Return an example of the JSON object that the judge has to reply with. The request contains this example."""
     new = ', "new": [{"name": "...", "asks": "...", "one": "...", "five": "..."}]' if table.new_criteria else ""
     if not table.analysis:
         return f'{{"reason": "why these decide", "criteria": ["name", ...]{new}}}'

@@ -82,7 +82,7 @@ def read_letter(text: str) -> str:
     or "Answer B is better", or contain sentences such as "I prefer B". If these sentences name both, none counts.
 
     Raises:
-        UnparsableReplyError: The text names neither A nor B, or both.
+        UnparsableReplyError: The text does not name exactly one of A and B.
     """
     if found := find_object(text, lambda value: "better" in value):
         return _one_letter(found.value["better"])

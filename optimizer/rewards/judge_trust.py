@@ -1,13 +1,15 @@
 """Checks a judge before its scores are used: can it tell an answer to a question from an answer to another question?
 
-The judge sees a query twice: with the answer to this query, and with the answer to another query. Two rows form a pair.
-Each of their answers is the right one for its own row, and the wrong one for the other row. A judge that scores the
-text of an answer and not its fit to the query, for example by length or style, is therefore right in at most half of
-the cases. A judge that gives both answers the same score is never right.
+The judge sees a query twice: with the answer to this query, and with the answer to another query. The queries are those
+of training rows. Two rows form a pair. Each of their answers is the right one for its own row, and the wrong one for
+the other row. A judge that scores the text of an answer and not its fit to the query, for example by length or style,
+is therefore right in at most half of the cases. A judge that gives both answers the same score is never right.
 
 Equal cases do not say which answer the judge prefers, so they are left out, as in a sign test. A judge that decides by
-chance is right in half of the other cases. This also holds for comparisons in both orders: by chance, a quarter of all
-cases are right, a quarter are wrong, and half are equal.
+chance is right in half of the other cases. A judge can also compare the two answers directly, once in each order. A
+case is then right if the right answer wins both times, and equal if each answer wins once. By chance, a quarter of all
+cases are right, a quarter are wrong, and half are equal. So the judge is again right in half of the cases that are not
+equal.
 """
 
 import asyncio
@@ -44,7 +46,7 @@ class TrustCase:
     """One question to the judge.
 
     Attributes:
-        query: The query, as a request to the judge contains it.
+        query: The query, in the form in which it is sent to the judge.
         right: The answer to the query.
         wrong: The answer to another query.
     """

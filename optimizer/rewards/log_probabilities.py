@@ -20,7 +20,8 @@ class Token:
     Attributes:
         text: The text of the token.
         start: The position of the token in the text of the reply.
-        alternatives: The probability of each text that the model could have written instead, including this text.
+        alternatives: The probability of each text that the model could have written here: this text and the
+            alternatives to it.
     """
 
     text: str
@@ -31,8 +32,8 @@ class Token:
 def log_probability_tokens(reply: Any, text: str) -> list[Token]:
     """Return the tokens of a reply with their positions in its text.
 
-    The result is empty if the reply has no log-probabilities, or if the text is not a part of its tokens. Some servers
-    also list the tokens of the reasoning, which is not a part of the text.
+    The result is empty if the reply has no log-probabilities, or if the joined tokens of the reply do not contain the
+    text. Some servers also list the tokens of the reasoning before the text. These tokens get negative positions.
     """
     logprobs = reply["choices"][0].get("logprobs")
     listed = logprobs.get("content") if isinstance(logprobs, dict) else None
@@ -50,8 +51,8 @@ def log_probability_tokens(reply: Any, text: str) -> list[Token]:
 def expected_score(tokens: Sequence[Token], position: int | None, score: float) -> float:
     """Return the mean of the scores that the token at a position could stand for, weighted by their probabilities.
 
-    Return the score that the judge wrote if the token has no log-probabilities, or if it contains other text than the
-    score, except white space and quotation marks.
+    If the token has no log-probabilities, or contains more than the score, return the score that the judge wrote. White
+    space, quotation marks, `*` and `(` around the score do not count.
 
     Args:
         tokens: The tokens of the reply.
@@ -69,15 +70,15 @@ def expected_score(tokens: Sequence[Token], position: int | None, score: float) 
 
 
 def letter_weights(reply: Any, letters: Collection[str]) -> Mapping[str, float]:
-    """Return the probability of each letter at the first token of the reply that is one of the letters.
+    """Return the probability of each letter at the first token that is not blank. This token must be a letter.
 
     Raises:
-        UnparsableReplyError: The reply has no log-probabilities, no token is one of the letters, or another text is
-            more probable than all letters together.
+        UnparsableReplyError: The reply has no log-probabilities, its first token that is not blank is none of the
+            letters, or another text is more probable than all letters together.
     """
     tokens = log_probability_tokens(reply, answer_text(reply["choices"][0]))
     if not any(token.alternatives for token in tokens):
-        raise UnparsableReplyError("the server returns no log-probabilities: use the reply_format text")
+        raise UnparsableReplyError('the server returns no log-probabilities: set reply_format = "text"')
     first = next((token for token in tokens if _bare(token.text)), None)
     if first is None or _bare(first.text) not in letters:
         raise UnparsableReplyError(f"the reply is not one of {', '.join(letters)}")

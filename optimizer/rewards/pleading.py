@@ -1,4 +1,4 @@
-"""Finds texts that speak to the judge instead of the user, so that they cannot win by it.
+"""Finds texts that try to influence the judge instead of answering the user, so that such texts cannot win.
 
 A constant answer that imitates the judge's own request, or holds a verdict, can get high scores from a judge without
 answering anything (Zheng et al. 2024, arXiv 2410.07137). The words of a verdict are known in 15 languages
@@ -83,7 +83,7 @@ _REASON_KEYS: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class _Language:
-    """How a text speaks to a judge in one language. templates/verdicts.toml explains the patterns.
+    """How a text tries to influence a judge in one language. templates/verdicts.toml explains the patterns.
 
     A text without a match of `hint` has no such sentence. It is searched once, which saves time.
     """
@@ -112,7 +112,7 @@ class _Language:
 
 
 def pleads(text: str, query: str = "") -> bool:
-    """Whether a text speaks to the judge.
+    """Whether a text tries to influence the judge.
 
     It does if it shares eight consecutive words with the instructions to the judge, has two of the headings of a
     request to the judge, or holds a verdict: scores for two criteria, full marks, the better one of two answers, praise

@@ -106,7 +106,7 @@ def check_rewards(config: RunConfig) -> None:
 
 
 def _check_rows(table: RewardTable) -> None:
-    """Check that [reward] rows names rewards and kinds that exist, and leaves no rows without a reward."""
+    """Check that [reward] rows names rewards and kinds that exist, and leaves each row at least one reward."""
     if unknown := sorted(set(table.rows) - table.all_names):
         raise ConfigError(
             f"[reward] rows: {unknown[0]} is no reward of this run. It may name {_listed(table.all_names)}"

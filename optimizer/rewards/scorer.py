@@ -75,7 +75,7 @@ class Scorer:
 
         Raises:
             UnembeddableTextError: No request can be made, because the embedder fails at the row.
-            ModelError: The model gives no usable reply, but may do so later.
+            ModelError: The model gave no usable reply, but a later call may succeed.
         """
         return await refusal_of(self._task.answer(variant, row))
 

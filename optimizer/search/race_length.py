@@ -17,7 +17,7 @@ most a fifteenth of the scores for each candidate, and the first two levels at m
 
 @dataclass(frozen=True, slots=True)
 class ScoreCost:
-    """The mean cost of one score: of an answer and its rewards. The attributes are those of `Limits`.
+    """The mean cost of one score: of an answer and its rewards. `Limits` has the same attributes.
 
     Attributes:
         calls: The number of calls.

@@ -59,8 +59,8 @@ async def run_example_stage(context: RunContext, best: BestCandidate) -> None:
 def example_rows(data: Split, table: ExamplesTable) -> tuple[str, Sequence[Row]]:
     """Return the rows that may become examples, and the name of their part of the data.
 
-    These are the seeds, if there are any, or else the training rows. If answers are given, rows with an answer come
-    first.
+    These are the seeds, if there are any, or else the training rows. If `table.first` is `reference`, the training rows
+    that have a reference come first.
     """
     if data.seeds:
         return SEEDS, data.seeds
@@ -96,7 +96,7 @@ class AnswerSearch:
 
         Raises:
             UnusableRowsError: Too many rows cannot be used.
-            ModelError: A model gives no usable answer, but may do so later.
+            ModelError: A model gave no usable answer, but a later call may succeed.
             BudgetSpentError: The budget is spent.
             JournalError: The journal cannot be written.
         """
@@ -172,13 +172,13 @@ class AnswerSearch:
 
 
 async def _is_admitted(answer: JudgedAnswer, gate: CandidateGate) -> bool:
-    """Whether an answer may become an example. If not, journal the reason. A rewritten answer was checked before."""
+    """Whether an answer may become an example. If not, journal the reason. A rewritten answer passes again."""
     return await gate.admits_example(make_example(answer.row, answer.text))
 
 
 async def _can_be_example(row: Row, gate: CandidateGate) -> bool:
     """Whether the query of a row can be the query of an example. If not, journal the reason."""
     if row.history:
-        await gate.drop("example", row.name, "an example has no turns before its query")
+        await gate.drop("example", row.name, "the row has turns before its query, which an example cannot have")
         return False
     return await gate.admits_example(make_example(row, "An answer."))

@@ -2,8 +2,8 @@
 
 The directory of a run holds run.toml and events.jsonl (the journal). A finished run has also written bundle/ and
 report.html. The user can continue a stopped run with `drpo-optimizer resume DIR`. The program then repeats all steps
-from the beginning, but it takes the replies that it already paid for from the journal. It calls a model only for
-replies that the journal does not contain.
+from the beginning. It reads the replies that it already paid for out of the journal. It calls a model only for replies
+that the journal does not contain.
 """
 
 import asyncio
@@ -66,8 +66,8 @@ async def run(config: RunConfig, directory: Path, journal: Journal, notify: Noti
         config: The settings of run.toml.
         directory: The directory of the run. The bundle is written into it.
         journal: The open journal of the run.
-        notify: Shows a message to the user: at which bundle the search starts, and when the end of the run has to wait
-            for calls that are in progress.
+        notify: Shows a message to the user. There are two messages: with which bundle the search starts, and that the
+            run waits for paid calls before it ends.
 
     Raises:
         OptimizeError: The data, the settings or the journal cannot be used, a model gives no usable answer, too many
@@ -78,7 +78,7 @@ async def run(config: RunConfig, directory: Path, journal: Journal, notify: Noti
     try:
         return await _run_stages(config, directory, journal, notify)
     except UnusableRowsError as error:
-        # The note is the last one of this session, so that the failed calls before it are forgotten.
+        # This note is written last: a resumed run forgets the failed calls before the note, and makes them again.
         await journal.add({"note": STOPPED, "why": str(error)})
         raise
 
@@ -109,7 +109,7 @@ def search_share(*, is_sealed: bool) -> float:
 
 
 async def _note_start(context: RunContext, notify: Notify) -> None:
-    """Note the bundle at which the search starts in the journal. If `default` chose it, tell the user why."""
+    """Tell the user why drpo chose the starting bundle, if it did (`[bundle] start`). Journal the bundle's name."""
     start = starting_bundle(context.config)
     if start.reason:
         notify(f"The search starts with the bundle {start.name}, because {start.reason}.")
@@ -152,7 +152,7 @@ def _write_bundle(context: RunContext, chosen: Candidate, sealed: SealedResult |
 
 
 def _check_before_the_search(context: RunContext, baseline: Candidate, first: Candidate) -> None:
-    """Check that everything that comes from the user can be written as a bundle. Raises ConfigError."""
+    """Raise ConfigError if the baseline, the first candidate or a candidate of [tune] cannot be written as a bundle."""
     for candidate in (baseline, first):
         context.gate.check(candidate, "[bundle]")
     for what, candidate in tuned_candidates(first, context.config.tune):

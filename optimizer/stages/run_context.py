@@ -208,8 +208,8 @@ def starting_bundle(config: RunConfig, root: Path = SHIPPED) -> StartingBundle:
 def _empty_candidate(embedder: Embedder) -> Candidate:
     """Return a candidate with a plain prompt and no examples, in the usual layout.
 
-    Once it has examples, every request shows the nearest ones, however unlike they are: they teach a base model the
-    form of an answer.
+    Once it has examples, every request shows the nearest examples, however unlike the query they are: they teach a base
+    model the form of an answer.
     """
     retrieval = RetrievalPolicy(minimum_similarity=-1.0)
     bank = Bank((), np.zeros((0, embedder.spec.dimension), np.float32), embedder.spec)

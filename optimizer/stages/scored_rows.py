@@ -44,12 +44,12 @@ class ScoredRows:
             is_counted: Whether a row that cannot be used counts as left out.
 
         Returns:
-            The answer with its score; None if the row cannot be used. If the server refuses the row for the sake of
-            the candidate alone, the answer is empty, and its score is 0.
+            The answer with its score; None if the row cannot be used. If the server refuses the row only because of
+            what the candidate puts into the request, the answer is empty, and its score is 0.
 
         Raises:
             UnusableRowsError: Too many rows cannot be used.
-            ModelError: A model gives no usable answer, but may do so later.
+            ModelError: A model gave no usable answer, but a later call may succeed.
             BudgetSpentError: The budget is spent.
             JournalError: The journal cannot be written.
         """

@@ -59,7 +59,7 @@ class SealedPlan:
 
     @property
     def judgements(self) -> int:
-        """Number of answers to score: those of the bundle, the baseline and the two raw variants together."""
+        """Number of answers to score: of the bundle, the baseline and the two raw variants together."""
         return 2 * len(self.rows) + 2 * len(self.rows[: self.raw])
 
 

@@ -90,7 +90,7 @@ async def tune(
 
     Raises:
         UnusableRowsError: Too many rows cannot be used.
-        ModelError: A model gives no usable answer, but may do so later.
+        ModelError: A model gave no usable answer, but a later call may succeed.
         BudgetSpentError: The budget is spent.
         JournalError: The journal cannot be written.
     """
@@ -168,7 +168,7 @@ def significant_leader(level: Level[T], current: T) -> T:
 
 
 class _FixedCandidates:
-    """A search space that scores candidates but makes no new ones: `expand` returns no candidates."""
+    """A search space that scores candidates but makes no new candidates: `expand` returns none."""
 
     def __init__(self, rows: ScoredRows) -> None:
         self._rows = rows

@@ -24,7 +24,7 @@ def account_for(
         gateway: The parts that serve requests, with the metrics and the experiments.
         request: The request.
         reply: The result of the request.
-        assignment: The request's arm in each of its experiments; None if no exposure of it is recorded.
+        assignment: The request's arm in each of its experiments; None if the request is not recorded as an exposure.
         sample: The data that the shadow judge needs to compare the reply; None if the request was not sampled.
     """
     _count(gateway.metrics, request, reply)

@@ -36,7 +36,7 @@ class Admission:
     Attributes:
         limits: The limits on requests.
         draining: An event that is set when the server shuts down. From then on, new requests are refused.
-        idle: An event that is set while this worker neither serves a request nor lets one wait.
+        idle: An event that is set while this worker serves no request, and no request waits.
         queued: The number of requests that wait in this worker.
     """
 

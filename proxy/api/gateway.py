@@ -97,7 +97,7 @@ class Gateway:
         return [*self.bundles.items(), *bundles_to_warm(self.active_experiments)]
 
     def experiment_mismatches(self) -> dict[str, list[str]]:
-        """For each active experiment, return those of its settings that have no effect on this server now."""
+        """For each active experiment, return the settings that have no effect on this server now."""
         active = self.active_experiments
         return find_mismatches(active.files if active else (), self.experiment_server, time.time())
 

@@ -126,7 +126,7 @@ class Pool:
         await asyncio.gather(*(self._check(backend) for backend in self.backends))
 
     def fetcher(self, backend: Backend, timeout: float) -> Fetch:
-        """Return a function that sends small requests to a backend. They count neither as load nor as failures."""
+        """Return a function that sends small requests to a backend. They count as no load and as no failures."""
         return Fetcher(self._transport, backend, timeout)
 
     async def count_tokens(self, model: Model, text: str) -> int | None:

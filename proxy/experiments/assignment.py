@@ -104,7 +104,7 @@ class Requester:
         return unit_of(self.user, self.client or self.authorization, opening)
 
     def asked(self, opening: bytes) -> bytes | None:
-        """Return the digest of the conversation; None if equal conversations may be those of other people."""
+        """Return the digest of the conversation; None if other people may have equal conversations."""
         return conversation_digest(self.conversation, opening, knows_user=bool(self.user))
 
     @property
@@ -273,7 +273,7 @@ def bundles_to_warm(active: ActiveExperiments | None) -> Iterator[tuple[str, Ser
     """Yield pairs of a model id and the bundle of an arm that is used with this model.
 
     If the arm names a model, there is one pair with this model. Otherwise, there is one pair for each model that the
-    experiment names. If neither the arm nor the experiment names a model, the bundle's manifest names it.
+    experiment names. If the arm and the experiment name no model, the bundle's manifest names it.
     """
     for experiment in active.experiments if active else ():
         for arm in experiment.arms:

@@ -171,7 +171,7 @@ def _exponential_draw(salt: str, arm: Arm, unit: bytes) -> float:
 
 
 def uniform(purpose: str, salt: str, unit: bytes) -> float:
-    """Return a pseudo-random number that is uniformly distributed between 0 and 1, and is neither 0 nor 1.
+    """Return a pseudo-random number that is uniformly distributed between 0 and 1, without 0 and 1 themselves.
 
     The number is a keyed hash of the unit, so the same arguments always give the same number.
 

@@ -67,11 +67,11 @@ class _PendingBatch:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """Which rows the store keeps. Older ones are deleted.
+    """Which rows the store keeps. Older rows are deleted.
 
     Attributes:
         seconds: Age in seconds above which rows are deleted.
-        requests: The number of requests in no experiment that are kept, the latest ones. None for all.
+        requests: How many requests in no experiment are kept: the latest. None for all.
     """
 
     seconds: float

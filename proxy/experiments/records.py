@@ -35,7 +35,7 @@ class Exposure(NamedTuple):
         model: Model that the request was served with.
         variant: Variant that the request was served with.
         bundle: Id of the bundle that the request was served with. None if no bundle was used.
-        asked: Digest of the conversation (see `units`). None if equal conversations may be those of other people.
+        asked: Digest of the conversation (see `units`). None if other people may have equal conversations.
         latency: Seconds from the request to the last byte of its reply. None if the reply is an error or incomplete.
         time_to_first_token: Seconds from the request to the first byte of its reply. None if the reply is an error or
             is not streamed.

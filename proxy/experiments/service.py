@@ -88,8 +88,8 @@ class ExperimentService:
     ) -> tuple[Assignment | None, Setting]:
         """Assign a request to the active experiments.
 
-        If no backend lists the model that the arms select, the experiments neither change nor record the request. The
-        request is counted as `unavailable` in the Prometheus metrics of its experiments.
+        If no backend lists the model that the arms select, the experiments leave the request unchanged and unrecorded.
+        The request is counted as `unavailable` in the Prometheus metrics of its experiments.
 
         Args:
             requester: The client and the conversation.

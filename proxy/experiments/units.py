@@ -67,7 +67,7 @@ def unit_of(user: str, key: str, opening: bytes) -> bytes:
     """Return the digest of a request's unit: the user, or else the conversation.
 
     Equal conversations of two client keys are two units. Conversations of one key that begin with the same question are
-    one unit, because nothing shows whether they are those of one person.
+    one unit, because nothing shows whether one person sent them.
 
     Args:
         user: The user that the request names (see `user_name`).
@@ -82,7 +82,7 @@ def unit_of(user: str, key: str, opening: bytes) -> bytes:
 def opening_digest(conversation: Conversation) -> bytes:
     """Return a digest of a conversation's opening, which is the same for all turns of the conversation.
 
-    The opening is the text of the first user message. If this text is empty, the digest is that of the first message.
+    The opening is the text of the first user message. If this text is empty, the digest of the first message is used.
     """
     if conversation.opening:
         return _digest(b"opening", conversation.opening.encode("utf-8", "surrogatepass"))
@@ -90,7 +90,7 @@ def opening_digest(conversation: Conversation) -> bytes:
 
 
 def conversation_digest(conversation: Conversation, opening: bytes, *, knows_user: bool) -> bytes | None:
-    """Return a digest of all messages of a conversation; None if equal messages may be those of other people.
+    """Return a digest of all messages of a conversation; None if other people may have sent equal messages.
 
     Many people ask the same first question. So without the user, a conversation is known only by an answer in it.
 

@@ -55,7 +55,8 @@ class Failure:
     Attributes:
         status: The HTTP status; None if the reply broke off or the connection failed.
         reason: The message of the server.
-        retry_after: The seconds after which the server asks for another attempt; None if it names no time.
+        retry_after: The number of seconds to wait before another attempt (`Retry-After`); None if the server names no
+            number.
     """
 
     status: int | None
@@ -64,7 +65,10 @@ class Failure:
 
     @property
     def is_temporary(self) -> bool:
-        """Whether another attempt may succeed. A status from 400 to 499 says that the request itself is refused."""
+        """Whether another attempt may succeed.
+
+        No other attempt helps after a status from 400 to 499, except 408 and 429: the server refuses the request.
+        """
         return self.status is None or self.status in _RETRIED or self.status >= ProxyError.status
 
 
@@ -83,7 +87,8 @@ class Client:
             different salts do not find each other's prompts in the prefix cache.
         pauses: Seconds before each further attempt to ask a question.
         limit_field: The name of the length limit that the server accepts.
-        is_answering: Whether the last request got an answer or a lasting error. If not, no request is tried again.
+        is_answering: Whether the last question ended with an answer or a refusal (such as status 400), and not with a
+            temporary failure. While it is False, a failed request is tried again only after status 429.
     """
 
     session: aiohttp.ClientSession
@@ -99,7 +104,7 @@ class Client:
     async def open(
         cls, urls: Mapping[str, str], model: str, salts: Mapping[str, str], pauses: Sequence[float] = PAUSES
     ) -> AsyncIterator[Self]:
-        """Yield a client. Its requests have no time limit, because the proxy limits the silence of a backend."""
+        """Yield a client. Its requests have no timeout: the proxy itself ends a request whose backend is silent."""
         connector = aiohttp.TCPConnector(limit=0)
         timeout = aiohttp.ClientTimeout(total=None)
         async with aiohttp.ClientSession(connector=connector, timeout=timeout, trust_env=False) as session:

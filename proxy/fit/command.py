@@ -122,7 +122,7 @@ def _parse(arguments: Sequence[str], environment: Mapping[str, str]) -> tuple[Se
 
 
 def _add_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of this command. `read_flags` adds those of the settings."""
+    """Add the flags of this command. `read_flags` adds the flags of the settings."""
     parser.add_argument(
         "--baseline",
         default=BASELINE_NAMES[0],

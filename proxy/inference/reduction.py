@@ -57,7 +57,7 @@ def response_reduction_reason(body: Json, items: Sequence[Json], *, is_backgroun
 
     The reason is `no_input` if the request has no input items. It is `previous_response` if the request continues a
     response or a conversation that the backend has stored: examples belong before the first turn, and the proxy cannot
-    insert them into a stored conversation. All other reasons are those of `reduction_reason`.
+    insert them into a stored conversation. `reduction_reason` gives all other reasons.
     """
     if not items:
         return NO_INPUT

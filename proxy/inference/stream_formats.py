@@ -102,7 +102,7 @@ class _ChunkFormat(ABC):
 
     @abstractmethod
     def _converted_other(self, event: bytes, payload: JsonDict) -> bytes:
-        """Return the conversion of an event that is no chunk, or of a chunk with neither choices nor token counts."""
+        """Return the conversion of an event that is no chunk, or of a chunk that has no choices and no token counts."""
 
     def _without_choices(self, event: bytes, payload: JsonDict) -> bytes:
         choices = payload.get("choices")

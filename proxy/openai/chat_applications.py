@@ -120,7 +120,7 @@ def answer_form(text: str) -> JsonDict | None:
     """Return the `response_format` of the JSON object that a background request asks for; None if it asks for none.
 
     Such a request shows an example of the object: one field with a text, or with a list of texts. Open WebUI cannot
-    read any other answer. A base model seldom writes such an object unless the server enforces it.
+    read any other answer. A base model seldom writes such an object if the server does not enforce it.
 
     Args:
         text: The text of the message.

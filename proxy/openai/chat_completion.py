@@ -1,8 +1,8 @@
 """Chat with a base model: translates chat requests to completion requests, and completions to chat replies.
 
-The formats are those of OpenAI's reference and of vLLM's completions endpoint. Fields that only chat requests have, or
-that have another meaning in completion requests, are translated or removed. All other fields are copied unchanged. The
-module does no I/O.
+The formats follow OpenAI's reference and vLLM's completions endpoint. Fields that only chat requests have, or that have
+another meaning in completion requests, are translated or removed. All other fields are copied unchanged. The module
+does no I/O.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -19,7 +19,7 @@ _INVISIBLE: Final = frozenset("\u115f\u1160\u2800\u3164\ufe0e\ufe0f\uffa0")
 def message_text(message: Json) -> str:
     """Return the text of a message. Content that is not text is ignored, because the backend checks it.
 
-    If the content is empty, the text is that of the field `refusal`, in which OpenAI's API returns a refusal.
+    If the content is empty, the text is the value of the field `refusal`, in which OpenAI's API returns a refusal.
     """
     content = message.get("content")
     if content.__class__ is str and content:  # the usual case

@@ -1,7 +1,7 @@
 """Translates the completions of a base model to responses of OpenAI's Responses API, whole or as streams of events.
 
-The formats are those of OpenAI's reference. The module response_request.py translates the requests. Responses are not
-stored. The module does no I/O.
+The formats follow OpenAI's reference. The module response_request.py translates the requests. Responses are not stored.
+The module does no I/O.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -147,7 +147,7 @@ class StopCutter:
         rules: The stop strings.
         held: The parts that are held back, by the index of the choice.
         ended: The indexes of the choices that were cut. Their later parts are dropped.
-        begun: The indexes of the choices of which some text was returned.
+        begun: The indexes of the choices that have returned some text.
         fences: The number of code fences in the text that was returned, by the index of the choice.
         first_characters: Finds the first character of each stop string in a serialized event.
     """

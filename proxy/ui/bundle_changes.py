@@ -14,8 +14,8 @@ from proxy.experiments.definition import Arm, Experiment
 async def bundle_changes(gateway: Gateway, name: str) -> Sequence[Mapping[str, Any]]:
     """Return the changes of each arm of an experiment that has another bundle than the control.
 
-    `lines` are those of `drpo-optimizer diff`. `before` is null if the control has no bundle. The result is empty if
-    no experiment has this name, or no arm has another bundle.
+    `lines` are the lines that `drpo-optimizer diff` prints. `before` is null if the control has no bundle. The result
+    is empty if no experiment has this name, or no arm has another bundle.
     """
     active = gateway.active_experiments
     experiment = next((one for one in active.experiments if one.name == name), None) if active else None
@@ -28,7 +28,7 @@ async def bundle_changes(gateway: Gateway, name: str) -> Sequence[Mapping[str, A
 
 
 def _bundle(gateway: Gateway, active: ActiveExperiments, experiment: Experiment, arm: Arm) -> Bundle | None:
-    """Return the bundle that serves an arm's requests. Without a bundle of its own, it is that of the first model."""
+    """Return the bundle that serves an arm's requests. If the arm names none, this is the first model's bundle."""
     if arm.bundle:
         return active.bundles[arm.bundle].bundle
     if arm.variant in ("raw", "raw-matched"):

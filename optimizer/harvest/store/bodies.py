@@ -22,7 +22,7 @@ _DONE: Final = "[DONE]"
 
 
 def request_turns(body: str) -> tuple[Message, ...] | None:
-    """Return the turns of a request to Chat Completions or Responses. None unless the last one is a user turn."""
+    """Return the turns of a request to Chat Completions or Responses; None if the last turn is not a user's."""
     fields = _json_object(body)
     if fields is None:
         return None

@@ -1,7 +1,7 @@
 """Reads the exposures of a store with their texts, feedback and verdicts, one by one.
 
-The tables are those of drpo-proxy (proxy/experiments/store). The rows come in the order of units and times, so that the
-turns of one user stand together, and only one exposure is in memory at a time.
+drpo-proxy writes the tables (proxy/experiments/store). The rows come in the order of units and times, so that the turns
+of one user stand together, and only one exposure is in memory at a time.
 """
 
 from collections import Counter
@@ -201,7 +201,7 @@ class _FeedbackReader:
         self._next = next(self._requests, None)
 
     def given_to(self, request: tuple[Any, ...]) -> _Given:
-        """Return the feedback on a request. Of very much feedback, the wanted metric and the first ones count."""
+        """Return the feedback on a request. If there is too much, only the wanted metric and the first values count."""
         given: _Given = {}
         if self._next is None or self._next[0] != request:
             return given

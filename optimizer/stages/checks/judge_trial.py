@@ -1,7 +1,7 @@
 """Checks at the start of a run, and in `doctor`, whether the judge can be trusted. It decides nothing: it warns.
 
-The requests are those of the run: the criteria of the training rows are chosen in this check, and used again in the
-search. optimizer.rewards.judge_trust explains what is measured.
+The check sends the same requests as the run: the criteria of the training rows are chosen in this check, and used again
+in the search. optimizer.rewards.judge_trust explains what is measured.
 """
 
 from collections.abc import Sequence
@@ -58,7 +58,7 @@ async def try_judge(context: RunContext, candidate: Candidate) -> list[Trust]:
         one result, which says that the judge was not checked.
 
     Raises:
-        ModelError: A model gives no usable reply, but may do so later.
+        ModelError: A model gave no usable reply, but a later call may succeed.
         BudgetSpentError: The budget is spent.
         JournalError: The journal cannot be written.
     """

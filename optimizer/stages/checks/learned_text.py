@@ -1,4 +1,4 @@
-"""Finds prompts and examples that a bundle should not learn: copies of rows, loops, and texts that speak to the judge.
+"""Finds prompts and examples that a bundle should not learn: copies, loops, and texts that try to influence the judge.
 
 A prompt that holds the words of a training row helps with this row and no other. The settings `shared_words` and
 `repeated` of [search] and [examples] are the limits.
@@ -19,7 +19,7 @@ from optimizer.data.dataset import Row
 from optimizer.data.split import normalized
 from optimizer.rewards.pleading import pleads
 
-SPEAKS_TO_JUDGE: Final = "speaks to the judge"
+SPEAKS_TO_JUDGE: Final = "tries to influence the judge"
 _COMMON_ROWS: Final = 3
 """A sequence of words that rows with this many different queries share is a common phrase, such as a refusal."""
 
@@ -30,7 +30,7 @@ class TextLimits:
 
     Attributes:
         shared_words: A text must not share this many consecutive words with a training row. 0: no limit, and the text
-            may speak to the judge.
+            may try to influence the judge.
         repeated: The largest share of repeated sequences of four words. 1: no limit.
     """
 
@@ -115,7 +115,7 @@ class LearnedTexts:
         """Return why an example should not be used.
 
         Its answer may repeat its own query. It may repeat the reference of its own row only if the references are the
-        first answers. If no row has its query, neither its query nor its answer may copy a row of any part.
+        first answers. If no row has its query, its query and its answer must not copy a row of any part.
         """
         return self._answer_fault(example) or self._written_fault(example)
 

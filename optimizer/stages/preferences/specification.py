@@ -1,8 +1,8 @@
 """Lets the writer model state in a short list what people prefer. The writer model gets the list when it rewrites.
 
 About 20 pairs are enough for such a list (Krishnan, Goyal and Savelka 2026, arXiv 2606.24004). The pairs come from
-users, so each item is checked as a prompt is: it must not copy a row or a pair, speak to the judge, or hold private
-data.
+users, so each item is checked as a prompt is. An item must not copy a row or a pair, try to influence the judge, or
+hold private data.
 """
 
 from collections.abc import Sequence
@@ -60,7 +60,7 @@ async def state_preferences(calls: CachedCalls, gate: CandidateGate, preferences
         preferences: The pairs and the comments. At most 20 of each are shown, the pairs of the clearest sources first.
 
     Raises:
-        ModelError: The writer model gives no usable answer, but may do so later.
+        ModelError: The writer model gave no usable answer, but a later call may succeed.
         BudgetSpentError: The budget is spent.
         JournalError: The journal cannot be written.
     """

@@ -20,7 +20,7 @@ async def stated_preferences(context: RunContext) -> str:
     """Return what people prefer, as the writer model states it, and journal it; empty if there are no pairs.
 
     Raises:
-        ModelError: The writer model gives no usable answer, but may do so later.
+        ModelError: The writer model gave no usable answer, but a later call may succeed.
         BudgetSpentError: The budget is spent.
         JournalError: The journal cannot be written.
     """

@@ -61,7 +61,7 @@ class Proposer(Protocol):
         """The name of the proposer in run.toml, in the journal and in the report."""
 
     async def propose(self, parent: Parent, count: int, /) -> Sequence[Proposal]:
-        """Return new candidates, the preferred ones first.
+        """Return new candidates, the preferred candidates first.
 
         Args:
             parent: The candidate to change.
@@ -69,7 +69,7 @@ class Proposer(Protocol):
                 cannot be used.
 
         Raises:
-            ModelError: A model gives no usable answer, but may do so later.
+            ModelError: A model gave no usable answer, but a later call may succeed.
             BudgetSpentError: The budget is spent.
             JournalError: The journal cannot be written.
         """

@@ -68,7 +68,7 @@ class OwnAnswers:
             again: The number of the repetition. Each gives other questions.
 
         Raises:
-            ModelError: A model gives no usable answer, but may do so later.
+            ModelError: A model gave no usable answer, but a later call may succeed.
             BudgetSpentError: The budget is spent.
             JournalError: The journal cannot be written.
         """
@@ -121,7 +121,7 @@ def _length_fault(question: str) -> str:
 
 
 def questions_request(failure: Failure, count: int) -> Request:
-    """Return the request that asks the writer model for new questions like those of the rows that failed."""
+    """Return the request that asks the writer model for questions that resemble the queries of the failed rows."""
     queries = [evidence(outcome)[0].query for outcome in failure.outcomes[:_MAX_SHOWN_QUERIES]]
     text = template("new_questions").format(
         queries="\n".join(f"- {query[:_MAX_QUERY_CHARACTERS]}" for query in queries),

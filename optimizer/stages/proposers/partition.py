@@ -94,7 +94,7 @@ def _separate(examples: Sequence[Example], weight: float) -> dict[str, SeparateT
 
 
 def _largest_room(examples: Sequence[Example], lengths: TokenLengths) -> float:
-    """Return the tokens that a set can show: those of the examples of the smaller kind, less some for a good choice."""
+    """Return how many tokens a set can show: the smaller kind's examples, minus a reserve for a good choice."""
     is_free = np.array([not one.pinned for one in examples], bool)
     if is_free.sum() < _FEWEST_EXAMPLES:
         return 0.0

@@ -26,14 +26,15 @@ _MAX_WORDS: Final = 150
 _MAX_PINNED_WORDS: Final = 60
 _PINNED: Final = 2
 _CHOSEN_FROM: Final = 4
-"""The examples of a set are those nearest to the set among this many times as many of the most preferred ones."""
+"""The n examples of a set are the nearest to the set among the `_CHOSEN_FROM * n` most preferred examples."""
 _REFUSAL_SHARE: Final = 0.25
-"""Of a bank of preferred examples. With more refusals, a request for something harmless often shows one."""
+"""The share of refusals in a bank of preferred examples. With more refusals, a harmless request often shows a
+refusal."""
 _MIN_REFUSALS: Final = 8
 _MIN_SHARE: Final = 0.5
-"""An example is preferred if the chance that users like it is at least this part of that of the best example."""
+"""An example is preferred if the chance that users like it is at least this share of the best example's chance."""
 _MIN_EXAMPLES: Final = 8
-"""If there are fewer preferred examples, the next best ones are taken, too."""
+"""If there are fewer preferred examples, the next best examples are taken, too."""
 _WAYS: Final = (("sets", 6, 0), ("bank", 48, 2), ("sets", 3, 0), ("bank", 16, 2), ("bank", 128, 4))
 """What is made, the number of examples of a set or of the bank, and the number of nearest examples of a bank."""
 
@@ -112,7 +113,7 @@ def _length(example: Example) -> int:
 
 
 def _with_bank(candidate: Candidate, preferred: _Preferred, size: int, nearest: int, pins: _Pins) -> Proposal:
-    """Return the candidate with a bank of preferred examples and some refusals, of which it shows the nearest ones."""
+    """Return the candidate with a bank of preferred examples and some refusals. It shows the nearest examples."""
     best, old = preferred.first(size), candidate.bank
     refusals = [number for number, one in enumerate(old.examples) if refuses(one.response)]
     count = max(_MIN_REFUSALS, int(len(best.examples) * _REFUSAL_SHARE))
@@ -175,7 +176,7 @@ def _nearest(
 
 
 def _with_room(candidate: Candidate, shown: Sequence[Example]) -> Candidate:
-    """Return the candidate with room for its pinned examples and for the shown ones."""
+    """Return the candidate with room for its pinned examples and for the examples that it shows."""
     layout = LAYOUTS[candidate.layout]
     fixed = render_preamble(layout, candidate.prompt, tuple(one for one in candidate.bank.examples if one.pinned))
     longest = max((estimated_tokens(render_example(layout, one)) for one in shown), default=0)

@@ -38,7 +38,7 @@ class WriterProposer:
         """Return rewrites of the prompt. There are none if the writer model gives no usable reply.
 
         Raises:
-            ModelError: The writer model gives no usable answer, but may do so later.
+            ModelError: The writer model gave no usable answer, but a later call may succeed.
             BudgetSpentError: The budget is spent.
             JournalError: The journal cannot be written.
         """

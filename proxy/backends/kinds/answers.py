@@ -65,7 +65,7 @@ class Answer:
 
     @property
     def is_chat(self) -> bool:
-        """Whether the answer shows a chat model: it has no sign, and it has reasoning, or text that ended by itself."""
+        """Whether the answer indicates a chat model: no sign, but reasoning, or a text that ended by itself."""
         return not self.sign and (self.reasoned or (self.ended and self.has_text))
 
 

@@ -7,7 +7,8 @@ from typing import Final
 from proxy.backends.kinds.answers import Answer
 from proxy.core.settings import Kind
 
-# The first words of models that reason without marks, because their templates have opened the reasoning.
+# The first words of reasoning without marks. The chat template of some models contains the mark that opens the
+# reasoning, such as `<think>`, and an answer that is cut lacks the mark that closes it.
 _THINKS_ALOUD: Final = ("okay", "ok,", "alright", "hmm", "the user", "we need", "we have", "let me", "let's", "i need")
 
 
@@ -16,7 +17,7 @@ class Decision:
     """The kind of a model, and why.
 
     Attributes:
-        kind: The kind; None if it cannot be known yet, and the model cannot be served.
+        kind: The kind. None if it is not known yet: until it is known, the model cannot be served.
         evidence: The observations that led to the decision, as a sentence without a full stop.
         doubt: Why the kind may be wrong, as a sentence without a full stop; empty if there is no doubt.
         settled: Whether the decision is final. If not, the model is asked again later.
@@ -48,7 +49,7 @@ class Findings:
 
     @property
     def chat_count(self) -> int:
-        """The number of short answers that show a chat model."""
+        """The number of short answers that indicate a chat model."""
         return sum(answer.is_chat for answer in self.chat)
 
     @property
@@ -59,12 +60,12 @@ class Findings:
 
     @property
     def is_clearly_chat(self) -> bool:
-        """Whether every short answer shows a chat model. Then no other question is necessary."""
+        """Whether every short answer indicates a chat model. Then no other question is necessary."""
         return bool(self.chat) and self.chat_count == len(self.chat)
 
     @property
     def needs_long_answer(self) -> bool:
-        """Whether the short answers show neither kind: none shows a chat model, and none has a sign of a base model."""
+        """Whether the short answers indicate no kind: none indicates a chat model or has a sign of a base model."""
         return bool(self.chat) and not self.chat_count and not self.signs and any(a.has_text for a in self.chat)
 
 
@@ -94,7 +95,7 @@ def _decide_without_chat(findings: Findings, reported: Kind | None) -> Decision:
 
 
 def _weigh(findings: Findings) -> Decision:
-    """Decide the kind of a model if at least one of its short answers does not show a chat model."""
+    """Decide the kind of a model if at least one of its short answers does not indicate a chat model."""
     evidence, lacking = _evidence(findings), _lacking(findings)
     if 2 * findings.chat_count > len(findings.chat):
         return Decision("chat", evidence, lacking)
@@ -107,7 +108,7 @@ def _weigh(findings: Findings) -> Decision:
         return Decision("completion", evidence, ", and ".join(doubts))
     if findings.chat_count or not completes or _thinks_aloud(findings):
         return Decision("chat", evidence, lacking)
-    return Decision("completion", evidence, "the chat answers have no other sign of a base model")
+    return Decision("completion", evidence, "the only sign of a base model is that no short chat answer ends by itself")
 
 
 def _thinks_aloud(findings: Findings) -> bool:

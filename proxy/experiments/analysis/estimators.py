@@ -209,8 +209,8 @@ def _information(arms: Arms, planned: float) -> float:
 
     The information is the squared number of units in all arms, times the variance of the difference. The variance
     decreases in proportion to 1 / units, so the information grows in proportion to the number of units. The fraction
-    divides the information by that of `planned` units in two arms of equal size. If a latency, for example, is measured
-    in milliseconds instead of seconds, the fraction stays the same.
+    divides the information by the information of `planned` units in two arms of equal size. If a latency, for example,
+    is measured in milliseconds instead of seconds, the fraction stays the same.
     """
     units = sum(arm.weight for arm in arms) / 2
     variance = sum(_sequential_variances(arms))

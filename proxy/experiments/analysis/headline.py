@@ -103,7 +103,7 @@ def _possible_points(interval: Interval | None) -> Interval | None:
 
 
 class _Words(NamedTuple):
-    """How a headline tells its numbers. The attributes are the last ones of `Headline`."""
+    """How a headline tells its numbers. `Headline` has the same attributes at its end."""
 
     words: str
     words_between: str

@@ -250,7 +250,7 @@ class Report:
             and left out, and only results that are valid for any number of looks (peeking) remain.
         planned_units: The planned number of units, over all arms, for which the confidence sequence is tuned.
         burn_in: Effective sample size that each arm needs before anytime-valid results are reported.
-        adaptive_weights: Weights by arm that replace those of the file. None if the file's weights apply.
+        adaptive_weights: Weights by arm that replace the weights in the file. None if the file's weights apply.
         sample_ratio: The check of the arms' sizes.
         comparisons: One comparison with the control for each metric and arm.
         guardrail_results: One result for each guardrail and arm.

@@ -106,7 +106,7 @@ def _unit_means(sums: Iterable[SumAndCount]) -> Floats:
 
 
 def _is_share(sums: Sequence[SumAndCount]) -> bool:
-    """Return whether each sum is that of values that are 0 or 1, and there is a value."""
+    """Return whether there is a value, and each sum can be the sum of values that are 0 or 1."""
     known = [(total, count) for total, count in sums if count]
     return bool(known) and all(0 <= total <= count and total == int(total) for total, count in known)
 

@@ -18,7 +18,7 @@ class Evidence:
         units: Number of units in the experiment.
         units_per_day: Rate at which new units arrive. None while it is unknown.
         ratio: The check of the arms' sizes.
-        comparisons: All comparisons. Only those of the primary metric are used.
+        comparisons: All comparisons. Only the comparisons of the primary metric are used.
         guardrails: The results of the guardrails. A breach that does not stop the experiment adds a warning.
         level: Significance level.
         burn_in: Effective sample size that each arm needs for a comparison to be ready.

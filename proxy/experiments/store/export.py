@@ -1,7 +1,7 @@
 """Exports all rows of one experiment from a store as plain values, for analysis with other software.
 
-This module does not depend on the statistics. The texts of requests and replies are included only if they were logged
-(--store-content).
+This module imports no module that computes statistics (proxy/experiments/analysis). The texts of requests and replies
+are included only if they were logged (--store-content).
 """
 
 from collections.abc import Iterator, Sequence
@@ -31,7 +31,7 @@ def export(dsn: StoreDsn, experiment: str) -> Iterator[dict[str, Any]]:
     """Yield dictionaries for the exposures of an experiment, then for their feedback, then for their judgements.
 
     All rows come from one consistent state of the store. The value of `type` is `exposure`, `feedback` or `judgement`.
-    Ids of exposures, and digests, are in hexadecimal. Times are in Unix seconds.
+    Ids of exposures, and hashes such as that of the unit, are hexadecimal strings. Times are in Unix seconds.
 
     Raises:
         StoreError: The store cannot be read.

@@ -1,4 +1,4 @@
-"""Reads what users say about the answers of one experiment, or about those of requests in no experiment.
+"""Reads what users say about the answers of one experiment, or about the answers outside experiments.
 
 The result has the feedback by arm and example set, and the questions whose answers users disliked.
 

@@ -148,7 +148,7 @@ class Store:
             return sum(session.execute(statement, (time,)) for statement in DELETE_OLD)
 
     def delete_surplus(self, kept: int) -> int:
-        """Delete requests in no experiment but the latest `kept` ones, with their texts and their feedback.
+        """Delete all but the latest `kept` requests in no experiment, with their texts and their feedback.
 
         One call deletes at most 5,000 requests, oldest first.
 

@@ -24,7 +24,7 @@ class Injection:
         reduced: Why the request gets fewer examples than usual: reasons of proxy/inference/reduction.py, or `timeout`
             or `embedder` if retrieval failed. Empty if the request gets all of its examples.
         lacks_refusal: Whether the bundle has pinned refusals, but the request gets none of them.
-        set_name: The name of the example set of which `examples` contains examples; empty if there are none.
+        set_name: The name of the example set that the examples come from; empty if they come from no set.
         nearest: The ids of the examples that were chosen as nearest to the query, the most similar first.
         is_below_floor: Whether the query is unlike every example of the bundle (`RetrievalPolicy.similarity_floor`).
         headers: The `x-drpo-*` headers of the reply that describe the injection.

@@ -4,8 +4,8 @@ If the examples for a query are cached, they are returned at once. If only the v
 cached, and the bank has at most 5,000 examples, the event loop itself searches the bank. In all other cases, one thread
 searches, after it has embedded the passages that are not cached (proxy/inference/injection/retrieval_worker.py). Many
 long queries of an application end or begin with the same text, which is embedded once. While the thread is busy, new
-queries wait in a queue. The ones with the earliest deadlines form the next batch. Requests with the same query to the
-same bundle share one search. Retrieval fails open: if the embedder is slow or broken, a request is answered without
+queries wait in a queue. The queries with the earliest deadlines form the next batch. Requests with the same query to
+the same bundle share one search. Retrieval fails open: if the embedder is slow or broken, a request is answered without
 retrieved examples.
 
 Each user turn of a conversation is a query of its own. One turn decides (index/retrieval/turns.py), and its examples
@@ -112,7 +112,7 @@ class Retrieval:
         return {passage: vector for passage, vector in found.items() if vector is not None}
 
     async def _decide(self, search: BundleSearch, turns: Sequence[str], key: tuple[str, int]) -> RetrievalResult:
-        """Find the examples for each turn. Return those of the deciding turn, and cache them under `key`."""
+        """Find the examples for each turn. Return the examples of the deciding turn, and cache them under `key`."""
         results = await self._find_each(search, [query_passages(turn) for turn in turns])
         result = results[deciding_turn([one.retrieved for one in results])]
         unread = sum(one.degraded is not None for one in results)

@@ -96,7 +96,7 @@ class BundleLoader:
     def load_or_reuse(self, directory: Path) -> ServedBundle:
         """Load a bundle. If a bundle with the same id is served already, return that one, without a new retriever.
 
-        The errors are those of `load`.
+        Raises the same errors as `load`.
         """
         bundle = self._load(directory)
         same = (old for old in self._serving if old.bundle.id == bundle.id)

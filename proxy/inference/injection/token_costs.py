@@ -29,11 +29,13 @@ class BundleCosts:
     Attributes:
         prompt: The number of tokens of the bundle's prompt.
         examples: The number of tokens of each example, by the example's id. If the bank has more than 5,000 examples,
-            the mapping has only the pinned examples. A result of `TokenCosts.including` also has the retrieved ones.
+            the mapping has only the pinned examples. A result of `TokenCosts.including` also has the retrieved
+            examples.
         counted: True if the backend counted all numbers that `TokenCosts.of` returned; False if at least one of these
             numbers is an estimate. The hits that `TokenCosts.including` adds do not change this value.
         measured_at: The time of the event loop's clock, in seconds, at which `TokenCosts.of` measured.
-        set_prompts: The number of tokens of the prompt of each set that has its own, by the name of the set.
+        set_prompts: For each example set with a prompt of its own: the number of tokens of this prompt. The keys are
+            the names of the sets.
     """
 
     prompt: int
@@ -74,9 +76,9 @@ class TokenCosts:
         return task.result() if task.done() else await asyncio.shield(task)
 
     async def including(self, served: ServedBundle, model: Model, hits: Sequence[Hit]) -> BundleCosts:
-        """Return the result of `of`, and add the costs of those `hits` that it lacks.
+        """Return the costs that the method `of` returns, with the costs of all `hits`.
 
-        It lacks hits only if the bank has more than 5,000 examples.
+        The method `of` leaves out hits only if the bank has more than 5,000 examples.
         """
         costs = await self.of(served, model)
         missing = [hit.example for hit in hits if hit.example.id not in costs.examples]

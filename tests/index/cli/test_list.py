@@ -19,22 +19,22 @@ def library(tmp_path: Path) -> Path:
 def test_list_shows_names_models_and_figures(library: Path, capsys: pytest.CaptureFixture[str]) -> None:
     print_list(library, None, as_json=False)
     lines = {line.split()[0]: " ".join(line.split()) for line in capsys.readouterr().out.splitlines() if line.strip()}
-    assert lines[GENERAL] == f"{GENERAL} google/gemma-3-270m written by hand 5 at most 700 not read not read"
+    assert lines[GENERAL] == f"{GENERAL} google/gemma-3-270m written by hand 5 at most 700 not measured not measured"
     assert lines["learned-chat"] == f"learned-chat {CHAT_MODEL} learned 5 412 0.75 [0.71, 0.79] 0.75 [0.71, 0.79]"
-    assert lines["worse"] == "worse org/w learned 5 412 0.68 [0.64, 0.72] not read"
+    assert lines["worse"] == "worse org/w learned 5 412 0.68 [0.64, 0.72] not measured"
 
 
 def test_a_rival_is_shown_with_what_was_measured_about_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     print_list(write_library(tmp_path / "other", Learned("learned-base", BASE_MODEL)), None, as_json=False)
     line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith(f" {GENERAL}"))
-    assert line.split()[-6:] == ["412", "0.70", "[0.66,", "0.74]", "not", "read"]
+    assert line.split()[-6:] == ["412", "0.70", "[0.66,", "0.74]", "not", "measured"]
 
 
 def test_list_says_what_default_means(library: Path, capsys: pytest.CaptureFixture[str]) -> None:
     print_list(library, None, as_json=False)
     output = " ".join(capsys.readouterr().out.split())
-    assert f"For {CHAT_MODEL}, `default` means learned-chat: learned-chat less {GENERAL} is +0.050" in output
-    assert f"For org/w, `default` means {GENERAL}: worse less {GENERAL} is -0.020" in output
+    assert f"means learned-chat: the composite of learned-chat minus that of {GENERAL} is +0.050" in output
+    assert f"For org/w, `default` means {GENERAL}: the composite of worse minus that of {GENERAL} is -0.020" in output
     assert output.endswith(f"For all other models, `default` means {GENERAL}.")
     print_list(library, "Qwen/Qwen2.5-Coder-1.5B-Instruct", as_json=False)
     assert capsys.readouterr().out.startswith(

@@ -65,7 +65,7 @@ CASES: Final = [
     json.loads(line)
     for line in (Path(__file__).parent / "pleading_cases.jsonl").read_text(encoding="utf-8").splitlines()
 ]
-"""Queries with answers, and whether the answer speaks to the judge.
+"""Queries with answers, and whether the answer tries to influence the judge.
 
 The rules were written with the cases of the first and the second round. Those that were kept aside are by the same
 author, and were written before the rules. The last ones were written after the rules, and no rule follows them.
@@ -166,7 +166,7 @@ async def test_run_counts_the_answers_that_speak_to_the_judge(depth: int, tmp_pa
     assert all(event["score"] == 0.0 for event in zeros)
     assert not result.is_found
     page = write_report(tmp_path / "out").read_text(encoding="utf-8")
-    assert f"{len(zeros)} answers spoke to the judge" in page
+    assert f"{len(zeros)} answers tried to influence the judge" in page
     assert "reward for them is 0" in page
 
 
