@@ -201,7 +201,7 @@ def test_store_has_a_default_that_depends_on_other_settings() -> None:
         ({"admin": "127.0.0.1"}, "--admin 127.0.0.1: expected ADDRESS:PORT"),
         ({"admin": "127.0.0.1:70000"}, "--admin 70000: a port is"),
         ({"judge": "http://h:1"}, "--judge: there is nothing to judge"),
-        ({"trust_user_headers": True, "store": "sqlite:s"}, "--trust-user-headers: nobody is assigned"),
+        ({"trust_user_headers": True, "store": "sqlite:s"}, "--trust-user-headers: users matter to experiments alone"),
         ({"judge": "h:1", "experiment": ("a.toml",)}, "--judge h:1: not a base URL"),
         ({"judge": "http://h:1?key=x"}, "use --judge-api-key-file"),
     ],
