@@ -10,7 +10,8 @@ from optimizer.core.errors import unless_final
 from optimizer.core.journal import Event
 from optimizer.data.split import TRAIN
 from optimizer.estimation.observation import Observation
-from optimizer.estimation.simulation import EXAMPLES, SEARCH, Call
+from optimizer.estimation.simulated_space import EXAMPLES, Call
+from optimizer.estimation.simulation import SEARCH
 from optimizer.models.task_model import ROLE as TASK
 from optimizer.rewards.judge_protocol import ROLE as JUDGE
 from optimizer.rewards.judge_replies import MAX_SCORE

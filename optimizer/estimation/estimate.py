@@ -11,7 +11,8 @@ from optimizer.core.request_form import LETTER
 from optimizer.data.split import Split
 from optimizer.estimation.call_costs import CallCost, Costs, measure_call_costs
 from optimizer.estimation.observation import NOTHING_SEEN, Observation
-from optimizer.estimation.simulation import EXAMPLES, SEARCH, Call, by_role, simulate
+from optimizer.estimation.simulated_space import EXAMPLES, Call
+from optimizer.estimation.simulation import SEARCH, by_role, simulate
 from optimizer.models.task_model import ROLE as TASK
 from optimizer.rewards.judge_protocol import ROLE as JUDGE
 from optimizer.rewards.registry import calls_per_score

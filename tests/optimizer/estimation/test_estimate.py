@@ -11,7 +11,8 @@ from optimizer.core.config import read_config
 from optimizer.core.journal import Journal
 from optimizer.data.split import read_split
 from optimizer.estimation.estimate import estimate
-from optimizer.estimation.simulation import SimulatedSpace, by_role, simulate
+from optimizer.estimation.simulated_space import SimulatedSpace
+from optimizer.estimation.simulation import by_role, simulate
 from optimizer.search.space import Step
 from optimizer.stages.run_context import open_run_context
 from tests.optimizer.rewards.test_judge_formats import with_log_probabilities

@@ -21,7 +21,7 @@ from tools.steps import Say, run_step, tail
 
 _PROGRAMS: Final = Path("/usr/lib/postgresql")
 _INSTALL_TIMEOUT: Final = 300.0  # seconds
-_START_TIMEOUT: Final = 30.0
+_START_TIMEOUT: Final = 120.0
 _USER: Final = "postgres"
 
 
