@@ -33,7 +33,7 @@ _CHATML: Final = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 _FEW: Final = replace(BASE, serving=_FEW_FLAGS, template=_CHATML)
-_TEST_TIMEOUT: Final = 300.0  # seconds, for a test alone; its fixtures have their own timeouts
+_TEST_TIMEOUT: Final = 600.0  # seconds, for a test alone; its fixtures have their own timeouts
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
