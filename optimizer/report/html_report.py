@@ -121,7 +121,7 @@ def _learning_curve(summary: RunSummary) -> Iterator[str]:
     if not summary.levels:
         return
     yield "<h2>Learning curve</h2>"
-    yield '<p class="soft">The lead of each level over the first candidate, on the queries that both answered.</p>'
+    yield '<p class="soft">The lead over the best candidate before each level, on the queries that both answered.</p>'
     yield f'<div class="wide">{draw_curve([(level.number + 1, level.ahead) for level in summary.levels])}</div>'
     rows = [row("th", "", "candidates", "judgements", "ahead by")]
     for level in summary.levels:

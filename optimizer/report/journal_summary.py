@@ -95,7 +95,7 @@ def _level(level: LevelSummary, seen: _LevelEvents, summary: RunSummary) -> dict
         "proposed": dict(seen.proposed),
         "kept": [_candidate(summary.nodes[key]) for key in seen.kept],
         "best": _candidate(summary.nodes[level.best]),
-        "lead_of_leader_over_start": _ends(level.ahead),
+        "lead_of_leader_over_best_before": _ends(level.ahead),
     }
 
 

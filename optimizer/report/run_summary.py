@@ -4,7 +4,7 @@ The summary is computed from the events of the journal, whether the run is finis
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from index.measures.confidence import Interval, bootstrap_mean
@@ -50,8 +50,8 @@ class LevelSummary:
         leader: The key of the candidate that the level ranks first.
         best: The key of the best candidate so far. The leader of a level replaces the best candidate only if the leader
             is clearly ahead of it.
-        ahead: The leader's mean lead over the first prompt of the run. It is computed on the queries on which leader
-            and first prompt both have scores.
+        ahead: The leader's mean lead over the best candidate before the level, on the queries that both answered. It
+            is 0 if the leader is that candidate.
         candidates: Number of candidates in the level.
         judgements: Number of scored answers in the level.
         proposers: For the name of each proposer: how many candidates the proposer has made up to this level, and how
@@ -184,7 +184,7 @@ def summarize_run(events: Sequence[Event]) -> RunSummary:
         name=run["bundle"],
         recipe=run["recipe"],
         nodes=nodes,
-        levels=tuple(_level_summary(event, nodes) for event in notes["level"]),
+        levels=tuple(_level_summaries(notes["level"], next(iter(nodes), ""))),
         trials=tuple(notes["trial"]),
         sealed=notes["sealed"][-1] if notes["sealed"] else None,
         bundle=notes["bundle"][-1] if notes["bundle"] else None,
@@ -234,18 +234,25 @@ def _nodes(candidates: Sequence[Event], scores: Sequence[Event]) -> dict[str, Pr
     return nodes
 
 
-def _level_summary(event: Event, nodes: Mapping[str, PromptNode]) -> LevelSummary:
-    leader = nodes[event["ranked"][0]["id"]]
-    first = {one["query"]: one["score"] for one in next(iter(nodes.values())).judged}
-    ahead = [one["score"] - first[one["query"]] for one in leader.judged if one["query"] in first]
-    judgements = sum(len(one["scores"]) for one in event["ranked"])
+def _level_summaries(events: Sequence[Event], best: str) -> Iterator[LevelSummary]:
+    """Yield the summaries of all levels. `best` is the key of the first candidate."""
+    for event in events:
+        yield _level_summary(event, best)
+        best = event["best"]
+
+
+def _level_summary(event: Event, best_before: str) -> LevelSummary:
+    """Summarize a level. The scores of its candidates are in the same order of queries, and some lists end earlier."""
+    scores = {one["id"]: one["scores"] for one in event["ranked"]}
+    leader = event["ranked"][0]["id"]
+    ahead = [one - other for one, other in zip(scores[leader], scores[best_before], strict=False)]
     return LevelSummary(
         number=event["number"],
-        leader=leader.id,
+        leader=leader,
         best=event["best"],
         ahead=bootstrap_mean(ahead),
         candidates=len(event["ranked"]),
-        judgements=judgements,
+        judgements=sum(map(len, scores.values())),
         proposers=event["proposers"],
         won=tuple(event["won"]),
     )

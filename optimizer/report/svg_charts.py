@@ -38,7 +38,7 @@ def draw_curve(points: Sequence[tuple[int, Interval]]) -> str:
         _dot(number, x(index), (y(interval.estimate), y(interval.low), y(interval.high)))
         for index, (number, interval) in enumerate(points)
     )
-    return _svg(_CURVE_HEIGHT, "lead over the first prompt, by level", ticks + band + line + dots)
+    return _svg(_CURVE_HEIGHT, "lead over the best candidate before, by level", ticks + band + line + dots)
 
 
 def draw_bars(name: str, bars: Sequence[tuple[str, Interval]]) -> str:
