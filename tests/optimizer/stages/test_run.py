@@ -84,7 +84,7 @@ async def test_budget_is_never_exceeded_and_its_end_is_reported(
 async def test_search_leaves_budget_for_the_sealed_evaluation(tmp_path: Path) -> None:
     async with open_scripted_models() as (_, url):
         search = {"beam": 4, "first": 16, "actions": 6, "propose": ["writer", "edits"]}
-        result = await run_config(write_run(tmp_path, url, budget={"calls": 700}, search=search), tmp_path / "out")
+        result = await run_config(write_run(tmp_path, url, budget={"calls": 900}, search=search), tmp_path / "out")
     assert result.spent_out
 
 
