@@ -214,6 +214,7 @@ def test_run_that_fails_is_reported_and_does_not_end_the_bench(
     for name, value in (("make_run", fail), ("score_bundle", scores), ("cached_backend", no_backend)):
         monkeypatch.setattr(bench, name, value)
     monkeypatch.setattr(bench, "model_file", lambda *_: None)
+    monkeypatch.setattr(bench, "DATA", tmp_path)  # any folder, because the rows below are not measurement data
     monkeypatch.setattr(bench, "draw", lambda *_: ROWS[:6])
     arguments = ["bench", "--seeds", "1", "--budgets", "200", "--only", "capo", "--only", "raced"]
     monkeypatch.setattr(sys, "argv", [*arguments, "--results", str(tmp_path)])
