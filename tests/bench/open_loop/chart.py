@@ -19,7 +19,7 @@ def draw(knees: Knees) -> str:
     steps = {name: _steps(search) for name, search in knees.searches.items()}
     rates = [step.rate for found in steps.values() for step in found]
     x, ticks = _rate_scale(min(rates), max(rates))
-    parts = [*grid(x, _y, ticks, (0.1, 1.0, 10.0, 100.0, 1000.0)), *_titles(), *_bound(knees.bound)]
+    parts = [*grid(x, _y, ticks, (0.1, 1, 10, 100, 1000), "{:,g}"), *_titles(), *_bound(knees.bound)]
     for place, (name, search) in enumerate(knees.searches.items()):
         colour = _COLOURS.get(name, _OTHER)
         parts += [*_curves(steps[name], colour, x), *_knee(search.knee.rate, colour, x)]
@@ -61,7 +61,7 @@ def _titles() -> Iterator[str]:
 def _bound(bound: float) -> Iterator[str]:
     right = WIDTH - RIGHT
     yield f'<line x1="{LEFT}" x2="{right}" y1="{_y(bound):.1f}" y2="{_y(bound):.1f}" stroke="#dc2626"/>'
-    yield f'<text class="small" x="{right}" y="{_y(bound) - 5:.1f}" text-anchor="end">bound: {bound:g} ms</text>'
+    yield f'<text class="small" x="{LEFT + 6}" y="{_y(bound) - 5:.1f}">bound: {bound:g} ms</text>'
 
 
 def _curves(steps: Sequence[Step], colour: str, x: Scale) -> Iterator[str]:

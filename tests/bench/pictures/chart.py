@@ -23,8 +23,10 @@ def picture(label: str, parts: Sequence[str]) -> str:
     )
 
 
-def grid(x: Scale, y: Scale, ticks_x: Sequence[float], ticks_y: Sequence[float]) -> Iterator[str]:
-    """A line and a number at each tick."""
+def grid(
+    x: Scale, y: Scale, ticks_x: Sequence[float], ticks_y: Sequence[float], form_y: str = "{:.1f}"
+) -> Iterator[str]:
+    """A line and a number at each tick. `form_y`: how the numbers of the y axis are written."""
     for tick in ticks_x:
         at = x(tick)
         yield f'<line class="grid" x1="{at:.1f}" y1="{TOP}" x2="{at:.1f}" y2="{HEIGHT - BOTTOM}"/>'
@@ -32,7 +34,7 @@ def grid(x: Scale, y: Scale, ticks_x: Sequence[float], ticks_y: Sequence[float])
     for tick in ticks_y:
         at = y(tick)
         yield f'<line class="grid" x1="{LEFT}" y1="{at:.1f}" x2="{WIDTH - RIGHT}" y2="{at:.1f}"/>'
-        yield f'<text class="small" x="{LEFT - 8}" y="{at + 4:.1f}" text-anchor="end">{tick:.1f}</text>'
+        yield f'<text class="small" x="{LEFT - 8}" y="{at + 4:.1f}" text-anchor="end">{form_y.format(tick)}</text>'
 
 
 def dot(at: float, value: float, low: float, high: float, *, ours: bool, radius: int) -> Iterator[str]:
