@@ -11,6 +11,7 @@ import pytest
 
 from optimizer.core.config import read_config
 from proxy.core.settings import flag, setting_fields
+from tests.claims.pages import sections
 from tests.pages import MARKS, blocks, follow
 
 ROOT = Path(__file__).parent.parent
@@ -91,16 +92,7 @@ def _links(page: Path) -> list[tuple[Path, str]]:
 
 
 def _anchors(page: Path) -> set[str]:
-    """The anchors of a page's headings, as code-hosting pages and the site make them from the words."""
-    text = _FENCED.sub("", page.read_text(encoding="utf-8"))
-    seen: dict[str, int] = {}
-    anchors = set()
-    for heading in re.findall(r"^#+ (.+)$", text, re.MULTILINE):
-        words = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading).strip().lower()
-        anchor = re.sub(r"[^\w\- ]", "", words).replace(" ", "-")
-        anchors.add(f"{anchor}-{seen[anchor]}" if anchor in seen else anchor)
-        seen[anchor] = seen.get(anchor, 0) + 1
-    return anchors
+    return {section.anchor for section in sections(page)}
 
 
 def test_every_link_of_a_page_leads_to_a_file() -> None:
@@ -116,15 +108,6 @@ def test_every_anchor_of_a_link_is_a_heading_of_the_page() -> None:
         if anchor and file.suffix == ".md" and anchor not in _anchors(file)
     ]
     assert broken == []
-
-
-def test_measured_figures_of_the_readme_are_those_of_the_benchmark_pages() -> None:
-    section = README.read_text(encoding="utf-8").partition("\n## What was measured\n")[2].partition("\n## ")[0]
-    rows = [line.split("|")[2:4] for line in re.findall(r"^\|.*$", section, re.MULTILINE)[2:]]
-    figures = {figure for row in rows for cell in row for figure in re.findall(r"\d[\d.,]*(?: \[.*?\])?", cell)} - {"0"}
-    measured = "\n".join(page.read_text(encoding="utf-8") for page in (ROOT / "docs" / "benchmarks").glob("*.md"))
-    assert len(figures) > 5
-    assert [figure for figure in sorted(figures) if figure not in measured] == []
 
 
 def test_readme_is_short() -> None:
