@@ -12,7 +12,7 @@ from rich.console import Console
 
 from index.errors import DrpoError
 from proxy.core.log import log_lines
-from proxy.core.malloc import return_large_blocks_to_system
+from proxy.core.malloc import set_malloc_thresholds
 from proxy.core.progress import ProgressCallback
 from proxy.core.settings import Settings
 from proxy.core.settings_reader import build_settings, process_environment, read_flags
@@ -94,7 +94,7 @@ def _serve_or_check(command: str, settings: Settings, console: Console) -> int:
         from proxy.server.lifecycle import serve
 
         gc.enable()
-        return_large_blocks_to_system()
+        set_malloc_thresholds()
         uvloop.run(serve(settings, _progress(console), announcer(Console(highlight=False, markup=False))))
     return 0
 

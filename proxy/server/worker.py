@@ -30,7 +30,7 @@ from index.errors import DrpoError
 from proxy.api.gateway import Gateway
 from proxy.backends.backend import Backend
 from proxy.core.log import log_lines
-from proxy.core.malloc import return_large_blocks_to_system
+from proxy.core.malloc import set_malloc_thresholds
 from proxy.core.metrics import FOLDER_VARIABLE
 from proxy.core.settings import Settings, settings_from_json
 from proxy.core.shared_state import MappedState
@@ -43,7 +43,7 @@ from proxy.ui.worker_relay import answering_page
 
 def main() -> None:
     """Serve until SIGTERM, SIGINT, or the end of the supervisor's process."""
-    return_large_blocks_to_system()
+    set_malloc_thresholds()
     uvloop.run(_work())
 
 
