@@ -1,4 +1,4 @@
-"""Replaces a file at once, so that it is whole after a kill or on a full disk."""
+"""Replaces a file atomically: if the process is killed or the disk is full, the old file stays as it was."""
 
 import os
 import tempfile

@@ -41,8 +41,10 @@ class TextLayout:
         end: The text that ends a finished assistant turn.
         stops: The stop strings. If empty, they are made from the markers.
         fence: The line before and after the text of each turn; empty if there is none. `gap` ends with this line. A
-            fence is no marker, because code in a text has such lines too. A text can end its fence, but not its turn.
-        markers: The lines that must not begin a line of a text: every line of every marker, of `heading` and of `end`.
+            fence is no marker, because code in a text has such lines too. So a line of a text can look like the end of
+            its fence, but never like the beginning of the next turn.
+        markers: The strings with which no line of a text may begin: every line of every marker, of `heading` and of
+            `end`.
     """
 
     name: str
@@ -146,8 +148,9 @@ def stop_strings(layout: TextLayout) -> tuple[str, ...]:
     that the layout writes between an answer and the text of the next turn: a blank line, the marker, and the line break
     after it. A line of the answer that only begins like a marker, such as the comment `# Query: all orders` in a
     program, is therefore not a stop string. If the gap of the layout is a space, the stop string ends with the marker,
-    because the model may write the space in the same token as the next word. The fence before a stop string is not a
-    part of it, because a model may forget the fence, and servers accept few stop strings.
+    because the model may write the space in the same token as the next word. Stop strings do not contain the fence
+    before them, because a model may forget the fence. There is no second form with the fence, because servers accept
+    only few stop strings.
     """
     if layout.stops:
         return layout.stops
@@ -165,7 +168,7 @@ def _layout_of(stops: tuple[str, ...]) -> TextLayout | None:
 def _stops_with_carriage_returns(stops: tuple[str, ...]) -> tuple[str, ...]:
     """Return the stop strings of a layout, and their forms in the answer of a model whose line breaks are CR LF.
 
-    In such an answer, each line break may be LF or CR LF, because the prompt has LF.
+    Such a model may mix both: CR LF is its habit, and LF is what it sees in the prompt.
     """
     return tuple(variant for stop in stops for variant in _line_break_variants(stop))
 
@@ -241,7 +244,8 @@ def find_end_fence(text: str, stops: tuple[str, ...], earlier: int = 0, max_brea
     """Return the position of the line break before the fence that ends an answer; None if no fence ends it.
 
     A model writes this fence because the examples have it, and may then end its answer. The last fence of an answer can
-    also be the end of a block of code. In this case, the answer has an even number of fences.
+    also be the end of a block of code. The fence before an answer is in the prompt. So an odd number of fences in the
+    answer means that the last one ends the answer, and an even number means that it ends a block of code.
 
     Args:
         text: The answer, or the end of it.
@@ -256,7 +260,7 @@ def find_end_fence(text: str, stops: tuple[str, ...], earlier: int = 0, max_brea
 
 
 def answer_end(text: str, stop: tuple[int, str] | None, stops: tuple[str, ...], fences: int = 0) -> int | None:
-    """Return where an answer ends: before its stop string, and before the fence that ends it; None if it has neither.
+    """Return where an answer ends: at the fence that ends it, or else at its stop string; None if it has neither.
 
     Args:
         text: The answer, or the end of it.
@@ -276,7 +280,7 @@ def unescape(text: str, stops: tuple[str, ...]) -> str:
 
 
 def marker_at_end(text: str, stops: tuple[str, ...]) -> tuple[int, str] | None:
-    """Return what `layout_stop` would return for a text that ends with a marker, if a line break followed it."""
+    """Return where a stop string begins of which only the last line break is missing, and the string; else None."""
     markers = [stop.rstrip("\r\n") for stop in possible_stops(text, stops)]
     return min([(text.rindex(one), one) for one in markers if text.endswith((one, f"{one}\r"))], default=None)
 

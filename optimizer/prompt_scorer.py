@@ -1,8 +1,8 @@
 """Scores prompts with the task model and the rewards of a run.toml, for optimizers of other packages.
 
-The optimizer is ordinary code, without async: it calls `score` with its prompts, and `write` if the writer model is to
-propose new ones. The calls and replies are in a journal, as in a run: what was asked before is not asked again, also
-after an interruption. examples/optimizers shows how GEPA and CAPO use this module.
+The optimizer of the other package need not be async. It calls `score` to score its prompts, and `write` to get texts
+from the writer model. The calls and replies are in a journal, as in a run. So no call is paid for twice, even after an
+interruption. examples/optimizers shows how GEPA and CAPO use this module.
 """
 
 import asyncio
@@ -42,9 +42,10 @@ class ScoredAnswer:
 
     Attributes:
         row: The row.
-        answer: The answer; empty if the row cannot be answered or scored, or no bundle can hold the prompt.
+        answer: The answer. It is empty if the row cannot be answered or scored, or if a bundle cannot contain the
+            prompt.
         score: The weighted mean of the rewards, from 0 to 1; 0 if there is no answer.
-        feedback: What the rewards say about the answer, as a run shows it to the writer model.
+        feedback: The comments of the rewards on the answer, in the form in which a run gives them to the writer model.
     """
 
     row: Row
@@ -57,10 +58,10 @@ class PromptScorer:
     """Scores prompts and asks the writer model. `open_prompt_scorer` opens it.
 
     Attributes:
-        start: The candidate of [bundle], at whose prompt the search starts. Another prompt is scored with the examples,
-            the layout and the sampling parameters of this candidate.
+        start: The candidate that the table [bundle] of run.toml describes. Its prompt is the first one. Another prompt
+            is scored with the examples, the layout and the sampling parameters of this candidate.
         rows: The training rows of [data].
-        faults: For each prompt so far that no bundle can hold, the reason.
+        faults: For each prompt so far that a bundle cannot contain, the reason.
     """
 
     def __init__(self, context: RunContext, start: Candidate, loop: asyncio.AbstractEventLoop) -> None:
@@ -76,7 +77,7 @@ class PromptScorer:
     def score(self, pairs: Sequence[tuple[str, Row]]) -> list[ScoredAnswer]:
         """Let the task model answer each row under its prompt, all of them at the same time, and score the answers.
 
-        A prompt that no bundle can hold, for example because it has a role marker, gets no answer and the score 0.
+        A prompt that a bundle cannot contain, for example because it has a role marker, gets no answer and the score 0.
 
         Raises:
             OptimizeError: A model gives no usable answer, the budget is spent, or too many rows cannot be used.
@@ -84,7 +85,7 @@ class PromptScorer:
         return self._wait(_all([self._score(prompt, row) for prompt, row in pairs]))
 
     def write(self, texts: Sequence[str]) -> list[str]:
-        """Return the reply of the writer model to each text. An equal text gets another reply each time.
+        """Return the reply of the writer model to each text. If a text is passed again, the model is asked again.
 
         [search.writer] sets temperature and `top_p`.
 
@@ -95,7 +96,7 @@ class PromptScorer:
         return [self._wait(self._context.calls.ask(self._writer_request(text), _read_text))["text"] for text in texts]
 
     def fault(self, prompt: str) -> str:
-        """Return why no bundle can hold a prompt; an empty text if one can."""
+        """Return why a bundle cannot contain a prompt; an empty text if it can."""
         if prompt not in self._usable and prompt not in self.faults:
             try:
                 draft = bundle_input(self._context.config, self._candidate(prompt))
@@ -147,8 +148,8 @@ def open_prompt_scorer(run_file: Path, directory: Path, notify: Notify = print) 
     """Read run.toml, open the journal and the connections to the models, and close them at the end.
 
     Args:
-        run_file: The file run.toml. A file for `drpo-optimizer run` fits; without sealed rows, set `write = "found"` in
-            [bundle].
+        run_file: The file run.toml. You can use a file for `drpo-optimizer run`. If it names no sealed rows, its table
+            [bundle] must contain `write = "found"`.
         directory: The directory of the journal. If it holds one, the replies in it are used again.
         notify: Shows a message to the user if closing has to wait for calls in progress.
 

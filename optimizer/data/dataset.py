@@ -5,8 +5,8 @@
 Only `query` is required. A row can have the key `safe` instead of `tag`: `"safe": true` means `"tag": "comply"`, and
 `"safe": false` means `"tag": "refuse"`. The optional key `split` names the part of the data to which the row belongs.
 The optional key `id` names the row in messages, and the optional key `language` names the language of the query. A key
-whose value is null counts as absent. Other keys are ignored, so that a row can hold notes. The reader of lines is that
-of `drpo-index build --examples`. This module does not depend on how queries are answered.
+whose value is null counts as absent. Other keys are ignored, so that a row can hold notes. Lines are parsed by the same
+code as those of `drpo-index build --examples`. This module does not depend on how queries are answered.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -38,12 +38,12 @@ class Row:
         kind: `comply` if a good answer must not refuse, `refuse` if it must refuse, `general` for all other rows.
         reference: A good answer; None if the file contains no good answer for this query.
         history: The turns before the query.
-        split: The part of a run's data to which the row belongs: `train`, `validation` or `sealed`. None if the row
-            belongs to every part whose file contains the row.
+        split: The part of a run's data to which the row belongs: `train`, `validation` or `sealed`. None if the line
+            has no key `split`: the row then belongs to each part that is read from its file.
         name: The file and the line of the row, and its id if the row has the key `id`. Messages use this name.
         line: The number of the line, counted from 1; 0 if the row is not from a file.
-        language: The language of the query, as the file names it; empty if the file does not. The search tells the
-            failures in each language apart.
+        language: The language of the query, as the file names it; empty if the file does not. The search groups the
+            failures by language.
     """
 
     query: str
@@ -120,7 +120,7 @@ def first_reasons(reasons: Sequence[str]) -> str:
 
 
 def parse_row(line: bytes, location: str) -> Row:
-    """Convert one line of a file to a row. The name of the row is its id in parentheses, or empty.
+    """Convert one line of a file to a row. Here, the name of the row is only its id in parentheses, or empty.
 
     Raises:
         DataError: The line is not a valid row. The message begins with `location`, the name of the file and line.
@@ -148,7 +148,7 @@ def parse_row(line: bytes, location: str) -> Row:
 
 
 def _refuse_misspelled_keys(record: object, location: str) -> None:
-    """Raise DataError for a key that differs from a known one in case or spaces: it would be ignored as a note."""
+    """Raise DataError for a key that differs from a known key only in case or in spaces around it."""
     for key in record if isinstance(record, dict) else ():
         if key not in _KEYS and key.strip().lower() in _KEYS:
             raise DataError(f"{location}: write the key {quoted(key)} as {quoted(key.strip().lower())}")
@@ -176,7 +176,7 @@ def _parse_turn(turn: object, location: str) -> Message:
 
 
 def _checked(text: str, what: str) -> str:
-    """Return a text that may be blank. Raises BundleIntegrityError if the text has a NUL character."""
+    """Check a text for characters that cannot be read, and return it. It may be blank. Raises BundleIntegrityError."""
     if text.strip():
         refuse_unreadable(text, what)
     return text

@@ -1,1 +1,2 @@
-"""Makes a better bundle of the feedback in a store, and what is needed to test it: the parts of the command improve."""
+"""Contains the parts of `drpo-optimizer improve`: it makes a bundle from the feedback in a store, and an experiment
+that tests this bundle."""

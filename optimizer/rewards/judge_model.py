@@ -1,9 +1,9 @@
 """A language model as judge. It chooses criteria for a query, scores an answer by each criterion, and compares answers.
 
 This module does not depend on the task model or the search. It follows DRPO (arXiv 2411.08733, section 3.2). The table
-[reward.judge] or [examples.judge] says how the judge works. A criterion that the judge adds for a query is defined once
-and stays the same for the whole run, because the journal contains the reply that defines the criterion. A reply that
-cannot be parsed never counts as a score.
+[reward.judge] or [examples.judge] says how the judge works. The judge can define new criteria for a query. The reply
+that defines them is kept in the journal and used again, so they stay the same for the whole run. A reply that cannot be
+parsed never counts as a score.
 """
 
 import asyncio
@@ -71,7 +71,8 @@ class Judge:
 
     @property
     def is_readable(self) -> bool:
-        """Whether a format is known in which the judge's verdicts can be read. One verdict may still be unreadable."""
+        """Whether a format is known in which the judge's verdicts can be read. Even then, single verdicts can be
+        unreadable."""
         return self._has_decided()
 
     async def criteria(self, query: str) -> tuple[Criterion, ...]:
@@ -123,7 +124,8 @@ class Judge:
             first: The first answer.
             second: The second answer.
             wording: The wording of the question; 0 for the usual one.
-            replicate: A number that makes the judge answer the same question again.
+            replicate: The number of the repetition. With a new number, the judge is asked again instead of reading the
+                stored reply.
         """
 
         async def prefer(reply_format: str) -> bool:
@@ -150,7 +152,8 @@ class Judge:
         return JudgeRating(scores, dict.fromkeys(names, ""))
 
     async def _in_readable_format(self, judge: Callable[[str], Awaitable[T]]) -> T:
-        """Return what `judge` returns for the format of the judge's replies. Before the first readable reply, find it.
+        """Call the function `judge` with the format in which the replies of the judge can be read. Find this format
+        first.
 
         While the format is not known, only one caller asks the judge at a time.
         """
@@ -168,7 +171,8 @@ class Judge:
     async def _first_readable(self, judge: Callable[[str], Awaitable[T]]) -> T:
         """Ask in one format after the other until a reply can be read. If none can be read, raise the first error.
 
-        If the judge replies readably to another question, the format is right, and the first error is raised.
+        If the first reply cannot be read, the judge gets a test question in the same format. If that reply can be read,
+        the format stays, and the error of the first reply is raised.
         """
         try:
             result = await judge(self._format)
@@ -189,7 +193,8 @@ class Judge:
         return True
 
     async def _in_another_format(self, judge: Callable[[str], Awaitable[T]], problem: UnparsableReplyError) -> T:
-        """Ask in the other formats. Use the first one that can be read from now on, or raise `problem`."""
+        """Ask in the other formats. From now on, use the first one that can be read. If there is none, raise
+        `problem`."""
         has_log_probabilities = self._calls.form(ROLE).max_top_logprobs > 0
         for reply_format in (LETTER, TEXT) if has_log_probabilities else (TEXT,):
             try:

@@ -1,4 +1,5 @@
-"""Text files: prompts for models, the judge's criteria, sentences that edits insert, and the report's style."""
+"""Text files: prompts for models, the judge's criteria, sentences that the search can add to system prompts, and the
+CSS of the report."""
 
 import tomllib
 from functools import cache

@@ -79,8 +79,8 @@ class InjectionSettings:
     bundle: tuple[str, ...] = _setting(
         (),
         "bundle to inject: a directory, or a name that `drpo-index list` prints; it serves the model that it was made "
-        "for, or the model that MODEL= names; `default` gives each model the bundle of drpo for it; without this flag, "
-        "only the embedded model gets a bundle (`default`); repeatable",
+        "for, or the model that MODEL= names; with `default`, each model gets drpo's bundle for it; without this "
+        "flag, only the embedded model gets a bundle (`default`); repeatable",
         "[MODEL=]DIR",
     )
     allow_embedder: tuple[str, ...] = _setting(
@@ -105,7 +105,7 @@ class ServerSettings:
     host: str = _setting("127.0.0.1", "address to listen on", "ADDRESS")
     port: int = _setting(8080, "port to listen on; 0 picks a free one")
     allow_unauthenticated: bool = _setting(
-        False, "allow a --host that other machines can reach, without keys of clients"
+        False, "start without --api-keys-file even if other machines can reach --host"
     )
     workers: int = _setting(
         1, "processes that serve requests; they share the limits of keys and of requests in flight", minimum=1
@@ -144,7 +144,7 @@ class AdmissionSettings:
     max_body_bytes: int = _setting(8 * 1024 * 1024, "largest request body", "BYTES", minimum=1024)
     read_timeout: float = _setting(
         30.0,
-        "longest time until the headers of a request have arrived, and then again until its body has arrived",
+        "longest time for the headers of a request to arrive; its body then gets the same time",
         "SECONDS",
     )
     write_timeout: float = _setting(
@@ -162,7 +162,7 @@ class ExperimentSettings:
     store: str = _setting(
         "",
         "database for experiments and feedback: sqlite:PATH or postgresql://USER@HOST/NAME (give its password only in "
-        "DRPO_STORE or PGPASSWORD); a file in the state folder if --experiment or --store-content needs one",
+        "DRPO_STORE or PGPASSWORD); without this flag, --experiment and --store-content use a file in the state folder",
         "PLACE",
     )
     store_content: bool = _setting(

@@ -32,18 +32,18 @@ WITHOUT_EXAMPLES: Final = frozenset({NO_INPUT, PREVIOUS_RESPONSE, BACKGROUND, "r
 """The reasons for which a request gets no examples at all, not even pinned refusals.
 
 If the backend has stored the conversation, the proxy cannot insert examples. A background request does not need them.
-Before a request for JSON, a refusal in prose keeps the model from writing JSON. With the pinned refusal, the embedded
-model completed 5 of 24 answers to a JSON schema, and refused 1 of 18 harmful questions. Without it, the model completed
-18 of these answers, and refused none of these questions.
+If the prompt of a request for JSON contains a pinned refusal, which is prose, the model often writes no JSON. With the
+pinned refusal, the embedded model wrote complete JSON in 5 of 24 answers for which a JSON schema was given, and refused
+1 of 18 harmful questions. Without it, 18 of these answers were complete, and none of these questions was refused.
 """
 
 
 def reduction_reason(body: Json, *, continues: bool, is_background: bool = False) -> str | None:
     """Return why a chat request or text completion gets no retrieved examples; None if it may get them.
 
-    The reason is `tools`, `response_format` or `structured_outputs` if the request asks for such an answer. It is
-    `background` if a chat client sent the request on its own. It is `prefill` if the model must continue the last
-    message (`continues`).
+    The reason is `tools`, `response_format` or `structured_outputs` if the request asks for tool calls or JSON with the
+    field of this name. It is `background` if a chat client sent the request on its own. It is `prefill` if the model
+    must continue the last message (`continues`).
     """
     if reason := requested_form(body):
         return reason

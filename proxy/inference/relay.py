@@ -62,8 +62,8 @@ class Client:
         Args:
             request: The client's request.
             write_timeout: Seconds that one write may wait for the client to read. Then the connection is aborted.
-            progress: Records the time of the first byte. Its observer and its content, unless they are None, get each
-                part of the reply.
+            progress: Records the time of the first byte. Each part of the reply is passed to its observer, and added to
+                its content, unless they are None.
         """
         self._request = request
         self._write_timeout = write_timeout
@@ -128,7 +128,7 @@ class Client:
             self._progress.first_byte = perf_counter()
 
     def _is_free(self, size: int) -> bool:
-        """Return whether a write of `size` bytes never waits for the client, because the empty buffer has room."""
+        """Whether a write of `size` bytes does not wait: the connection's buffer is empty and has room for them."""
         transport = self._request.transport
         return size <= _MAX_UNTIMED_BYTES and transport is not None and transport.get_write_buffer_size() == 0
 
@@ -184,7 +184,8 @@ class _Relay:
 async def relay_stream(upstream: BackendResponse, client: Client, converter: StreamConverter) -> None:
     """Convert each event of the backend when it arrives, and send the result to the client.
 
-    The last bytes that the client gets are exactly one closing event, even if the backend's stream breaks off.
+    The client's stream ends with exactly one closing event, such as `[DONE]` or an error, even if the backend's stream
+    breaks off.
     """
     failure: ProxyError | None = None
     relay = _Relay(client, converter)

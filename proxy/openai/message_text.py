@@ -17,7 +17,7 @@ _INVISIBLE: Final = frozenset("\u115f\u1160\u2800\u3164\ufe0e\ufe0f\uffa0")
 
 
 def message_text(message: Json) -> str:
-    """Return the text of a message. Content that is not text is ignored, because the backend checks it.
+    """Return the text of a message. Content that is not text is ignored here. If it is invalid, the backend refuses it.
 
     If the content is empty, the text is the value of the field `refusal`, in which OpenAI's API returns a refusal.
     """
@@ -77,7 +77,7 @@ def is_empty(message: Json) -> bool:
 
 
 def other_parts(messages: Sequence[Json]) -> int:
-    """Return the number of parts that are not text, such as images, and of items that are not messages."""
+    """Return how many parts are not text, such as images, plus how many entries of `messages` have no role."""
     contents = [message.get("content") for message in messages if message.get("content").__class__ is not str]
     if not contents:  # the usual case
         return 0

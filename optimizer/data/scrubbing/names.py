@@ -8,7 +8,7 @@ from optimizer.data.scrubbing.findings import NAME, Finding, folded, matches
 from optimizer.data.scrubbing.words import any_of, word_groups
 
 _MAX_WORDS: Final = 5
-_MIN_PART: Final = 3  # characters of a part of a name that is searched for alone
+_MIN_PART: Final = 3  # a part of a name is searched for alone only if it has this many characters
 _BEGIN: Final = r"\b"
 _TITLED: Final = rf"(?:{any_of('titles')}\.?[^\S\n]+){{0,3}}"
 _NO_NAMES: Final = frozenset(word_groups()["no_names"])
@@ -22,7 +22,7 @@ _CONTRACTION: Final = re.compile(r"['’](?:m|s|re|ll|ve|d|t)$")
 
 
 def _before_name(group: str, between: str = r"[,:]?[^\S\n]+") -> re.Pattern[str]:
-    """Return a pattern, for folded texts, that matches a word of a group and what may stand between it and a name."""
+    """Return a pattern for the result of `folded`. It matches a word of a group, and the text up to the name."""
     return re.compile(rf"{_BEGIN}{any_of(group)}(?![^\W_]){between}[\"'“„(]?{_TITLED}")
 
 
@@ -37,7 +37,7 @@ _CAPITALISED: Final = (
     (_before_name("greetings", r"[^\S\n]+"), _CLAUSE_END),
     (_before_name("sign_offs", r"(?:[^\S\n]*[,.!–-]?[^\S\n]*\n\s*[-–~]?[^\S\n]*|[^\S\n]*,[^\S\n]*)"), _LINE_END),
 )
-"""Patterns, for folded texts, that end before a capitalised name, each with the pattern of what must follow it."""
+"""Pairs of patterns: for the folded text before a capitalised name, and for the text that must follow the name."""
 _SAFE_TITLE: Final = re.compile(rf"{_BEGIN}(?:{any_of('safe_titles')}\.?[^\S\n]+)+")
 _UNSPACED: Final = tuple(map(re.compile, word_groups()["unspaced"]))
 
@@ -54,7 +54,7 @@ def find_names(text: str) -> Iterator[Finding]:
 
 
 def find_known_names(text: str, names: Collection[str]) -> Iterator[Finding]:
-    """Yield each occurrence of names, or of a part of them, that were found in a text of the same conversation."""
+    """Yield each place with a name of `names`, or with a part of one. They are from other texts of the conversation."""
     parts = {part for name in names for part in (name, *name.split()) if _is_searched(part, name)}
     if not parts:
         return
@@ -92,7 +92,7 @@ def _after(
 
 
 def _closing_dot(words: Sequence[re.Match[str]]) -> int:
-    """Return 1 if the last word is whole and ends with the dot of its sentence, else 0."""
+    """Return 1 if the last word ends with the dot of a sentence, else 0. The dot of an initial belongs to the name."""
     word = words[-1][0]
     return int(word.endswith(".") and len(word) > 2)
 

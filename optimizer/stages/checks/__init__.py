@@ -1,1 +1,1 @@
-"""Checks whether a run can rely on its judge, and whether a bundle may learn a text."""
+"""Checks whether a run can rely on its judge, and whether a text of a model may become a part of a bundle."""

@@ -21,7 +21,7 @@ from optimizer.rewards.pleading import pleads
 
 SPEAKS_TO_JUDGE: Final = "tries to influence the judge"
 _COMMON_ROWS: Final = 3
-"""A sequence of words that rows with this many different queries share is a common phrase, such as a refusal."""
+"""If this many rows with different queries contain a sequence of words, it is a common phrase, such as a refusal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +29,8 @@ class TextLimits:
     """The limits for a learned text.
 
     Attributes:
-        shared_words: A text must not share this many consecutive words with a training row. 0: no limit, and the text
-            may try to influence the judge.
+        shared_words: A text must not share this many consecutive words with a training row. 0 means no limit. It also
+            turns off the check for texts that try to influence the judge.
         repeated: The largest share of repeated sequences of four words. 1: no limit.
     """
 
@@ -71,7 +71,8 @@ class LearnedTexts:
         Args:
             config: The settings of run.toml.
             rows: The training rows.
-            others: The rows of all other parts. Examples that are not made of rows are compared with them too.
+            others: The rows of the other parts of the data: validation and sealed. An example whose query is not in a
+                row is compared with these rows, too.
         """
         self._prompts, self._examples = TextLimits.of(config.search), TextLimits.of(config.examples)
         self._may_be_reference = config.examples.first == REFERENCE
@@ -85,19 +86,19 @@ class LearnedTexts:
         self._every = frozenset(chain.from_iterable(row.turns | row.reference for row in found))
 
     def question_fault(self, question: str) -> str:
-        """Return why no example should be made of a new question; an empty text if it can.
+        """Return why a new question must not become an example; an empty text if it may.
 
-        It must not be a turn of a row of any part, apart from case, punctuation and white space. It must not copy a row
-        either: the example would be dropped by `example_fault`, after its answer was paid for.
+        It must not equal a turn of a row in any part of the data; case, punctuation and white space are ignored. It
+        must not copy a row either. Otherwise, `example_fault` would drop the example after its answer was paid for.
         """
         if normalized(question) in self._turns:
-            return "is that of a row"
+            return "is the same as a turn of a row"
         return self._copies_any_row(question)
 
     def candidate_fault(self, child: Candidate, parent: Candidate) -> str:
         """Return why a candidate should not be used; an empty text if it can.
 
-        What the parent of the candidate has too does not count.
+        Only what is new compared with the parent is checked.
         """
         if child.prompt != parent.prompt and (why := self.prompt_fault(child.prompt, parent.prompt)):
             return why
@@ -114,8 +115,8 @@ class LearnedTexts:
     def example_fault(self, example: Example) -> str:
         """Return why an example should not be used.
 
-        Its answer may repeat its own query. It may repeat the reference of its own row only if the references are the
-        first answers. If no row has its query, its query and its answer must not copy a row of any part.
+        Its answer may repeat its own query. It may repeat the reference of its own row only if `[examples] first` makes
+        examples of references. If no row has its query, its query and its answer must not copy a row of any part.
         """
         return self._answer_fault(example) or self._written_fault(example)
 
@@ -156,7 +157,7 @@ class LearnedTexts:
 
 
 def _different_rows(rows: Sequence[Row]) -> Sequence[Row]:
-    """Return each row once. Two parts can hold the same row, which must not make its words common."""
+    """Return each row once. Otherwise, the words of a row that is in two parts would look more common than they are."""
     return list({(row.reference, *(message.text for message in row.messages)): row for row in rows}.values())
 
 
@@ -168,9 +169,8 @@ def _row_sequences(rows: Sequence[Row], length: int) -> list[RowSequences]:
 
 
 def _by_text(rows: Sequence[Row], found: Sequence[RowSequences], length: int) -> Mapping[str, set[tuple[str, ...]]]:
-    """Return the sequences of each distinct turn. A reference counts with the query that it answers.
-
-    So a query, or an earlier turn of a conversation, that several rows repeat is no common phrase.
+    """Return the sequences of each distinct turn. The sequences of a reference are added to those of its query. If
+    several rows repeat a query or an earlier turn, its sequences are counted once, so they are no common phrase.
     """
     texts: dict[str, set[tuple[str, ...]]] = defaultdict(set)
     for row, sequences in zip(rows, found, strict=True):

@@ -179,7 +179,7 @@ def _failure_reason(process: Process, error: object, log: str) -> str:
 
 
 async def _with_progress(line: Coroutine[None, None, bytes], action: str, report: ProgressCallback) -> bytes:
-    """Wait for a line of the child, and report the action at each _PROGRESS_INTERVAL until then.
+    """Wait for one line from the child. Until it arrives, report the text `action` every _PROGRESS_INTERVAL seconds.
 
     Raises EmbeddedError if no line was received within _START_TIMEOUT.
     """

@@ -78,7 +78,7 @@ class TokenCosts:
     async def including(self, served: ServedBundle, model: Model, hits: Sequence[Hit]) -> BundleCosts:
         """Return the costs that the method `of` returns, with the costs of all `hits`.
 
-        The method `of` leaves out hits only if the bank has more than 5,000 examples.
+        The costs of some hits are missing there only if the bank has more than 5,000 examples.
         """
         costs = await self.of(served, model)
         missing = [hit.example for hit in hits if hit.example.id not in costs.examples]

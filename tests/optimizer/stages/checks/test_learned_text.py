@@ -139,8 +139,8 @@ def test_question_is_checked_as_the_example_that_would_be_made_of_it(example: Ex
 
 def test_turns_of_all_parts_are_known() -> None:
     texts = LearnedTexts(config(examples={"shared_words": 0}), ROWS, (HELD,))
-    assert texts.question_fault("bad question: 1!") == "is that of a row"
-    assert texts.question_fault("and HOW deep is it") == "is that of a row"
+    assert texts.question_fault("bad question: 1!") == "is the same as a turn of a row"
+    assert texts.question_fault("and HOW deep is it") == "is the same as a turn of a row"
     assert not texts.question_fault("How deep?")
 
 

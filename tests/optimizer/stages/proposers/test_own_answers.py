@@ -84,7 +84,7 @@ async def test_question_of_a_row_is_dropped_and_counted_however_short(tmp_path: 
     rows = ["TRAIN question, number 3", "Is sealed  question number 4?", "sealed question number 4!"]
     found, dropped = await made(tmp_path, GENERAL, "Choose a short one.", [*rows, QUESTIONS[0]])
     assert [query for query, _ in found] == [rows[1], QUESTIONS[0]]
-    assert [(event["why"], event["count"]) for event in dropped] == [("a question is that of a row", 2)]
+    assert [(event["why"], event["count"]) for event in dropped] == [("a question is the same as a turn of a row", 2)]
 
 
 async def test_question_that_copies_an_earlier_turn_is_dropped_before_it_is_answered(tmp_path: Path) -> None:
