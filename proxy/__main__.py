@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from index.errors import DrpoError
+from index.version import add_version_flag
 from proxy.core.log import log_lines
 from proxy.core.malloc import set_malloc_thresholds
 from proxy.core.progress import ProgressCallback
@@ -111,6 +112,7 @@ def _parse(arguments: Sequence[str]) -> tuple[Mapping[str, Any], str, str]:
         help="what to do, as shown above [serve]",
     )
     parser.add_argument("name", nargs="?", metavar="NAME", help="the client that gets the key (only for new-key)")
+    add_version_flag(parser)
     values, namespace = read_flags(arguments, process_environment(), parser)
     if namespace.command == "fit":
         parser.error("Write fit before all flags: drpo-proxy fit --backend URL ...")

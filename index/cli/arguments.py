@@ -23,6 +23,7 @@ from index.cli.list_command import add_list_arguments
 from index.embedders.registry import embedder_forms
 from index.layouts import LAYOUTS
 from index.types import Order, PolicyName, RetrievalPolicy
+from index.version import add_version_flag
 
 _DESCRIPTION = "Look at, check, try and build bundles: the prompt and examples that make a base model an assistant."
 _EXAMPLES = """examples:
@@ -93,6 +94,7 @@ def command_line() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    add_version_flag(parser)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     add_list_arguments(_add_command(commands, "list", "list the bundles that come with drpo, with their figures"))
     verify = _add_command(commands, "verify", "check every file of a bundle, and that its embedder made it")

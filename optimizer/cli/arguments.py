@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from index.embedders.registry import DEFAULT_REWARD_EMBEDDER
+from index.version import add_version_flag
 
 _RUN_TOML = """\
 A run.toml with its required keys:
@@ -95,6 +96,7 @@ def argument_parser() -> argparse.ArgumentParser:
         prog="drpo-optimizer",
         description="Writes the bundle that drpo-proxy serves: searches a prompt and examples that align one model.",
     )
+    add_version_flag(parser)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     run = _add_command(commands, "run", "from a run.toml to a bundle", _RUN_TOML)
     run.add_argument("config", type=Path, metavar="RUN.TOML")

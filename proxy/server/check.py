@@ -9,6 +9,7 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
+from index.version import version_line
 from proxy.api.app import open_gateway
 from proxy.api.gateway import Gateway, ServingState
 from proxy.backends.backend import Backend, is_undecided
@@ -37,7 +38,7 @@ _PLAIN: Final[Mapping[str, Any]] = {"markup": False, "soft_wrap": True, "highlig
 
 
 async def check(settings: Settings, report: ProgressCallback, console: Console) -> int:
-    """Print a table of the backends, a table of the bundles, and all problems of backends, bundles and experiments.
+    """Print the version, a table of the backends, a table of the bundles, and all problems that were found.
 
     The function opens the backends and the bundles like a server, but it does not listen for requests.
 
@@ -54,6 +55,7 @@ async def check(settings: Settings, report: ProgressCallback, console: Console) 
         BundleError: A bundle cannot be loaded.
         EmbedderError: An embedder cannot be opened.
     """
+    console.print(version_line(), **_PLAIN)
     settings = await asyncio.to_thread(with_embedded_model, settings)
     injection, keyring = settings.injection, read_keyring(settings.api, LocalState())
     bundles = await asyncio.to_thread(load_bundles, injection.bundle, injection.allow_embedder)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from index.version import version_line
 from proxy.backends.kinds.probe import QUESTIONS
 from proxy.server.announcement import announcer
 from proxy.server.check import check
@@ -50,6 +51,7 @@ async def test_check_says_which_kind_was_decided_and_why(
 ) -> None:
     async with scripted_backend(always(ENDS), kind=reported, questions=questions) as backend:
         code, printed = await _printed(backend.url)
+        assert printed.startswith(version_line())
         assert says in printed
         assert warns in printed
         assert ("warning:" in printed) == bool(warns)

@@ -1,0 +1,31 @@
+"""The version of drpo, as commands print it."""
+
+import argparse
+import sys
+from typing import Any
+
+# Modules that only this text needs are imported where they are used, because each command imports this module.
+
+
+def version_line() -> str:
+    """Return the versions of drpo and of Python, and the platform, as one line for reports of faults."""
+    import platform
+    from importlib.metadata import version
+
+    return f"drpo {version('drpo-proxy')}, Python {platform.python_version()}, {platform.system()} {platform.machine()}"
+
+
+def add_version_flag(parser: argparse.ArgumentParser) -> None:
+    """Add the flag --version, which prints the version and ends the command."""
+    nothing = argparse.SUPPRESS  # the flag adds no value to the namespace
+    parser.add_argument(
+        "--version", action=_PrintVersion, nargs=0, dest=nothing, default=nothing, help="print the version, and exit"
+    )
+
+
+class _PrintVersion(argparse.Action):
+    """Finds the version when the flag is given, and not already when the parser is made."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any, **__: Any) -> None:
+        sys.stdout.write(f"{version_line()}\n")
+        parser.exit()
