@@ -4,9 +4,12 @@ The names `index`, `proxy` and `optimizer` are generic. Only the installed wheel
 because an editable install records nothing but the path of the repository.
 """
 
+import email
 import json
+import re
 import subprocess
 import sys
+import tomllib
 import venv
 import zipfile
 from pathlib import Path
@@ -16,6 +19,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGES = {"index", "proxy", "optimizer"}
 DISTRIBUTION = "drpo-proxy"
+VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
 COMMANDS = ("drpo-proxy", "drpo-index", "drpo-optimizer")
 DATA = (
     "index/py.typed",
@@ -114,6 +118,19 @@ def test_wheel_has_a_licence_and_a_limited_size(wheel: Path) -> None:
     assert wheel.stat().st_size < MAX_WHEEL_SIZE
 
 
+def test_wheel_describes_itself_on_a_page_outside_the_repository(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        metadata = email.message_from_bytes(archive.read(name))
+    assert (metadata["Version"], metadata["License-Expression"]) == (VERSION, "Apache-2.0")
+    notices = [f"index/embedders/{name}/NOTICE" for name in ("minilm_tokenizer", "multilingual_weights")]
+    assert metadata.get_all("License-File") == ["LICENSE", *notices]
+    assert metadata["Description-Content-Type"] == "text/markdown"
+    description = metadata.get_payload(decode=True).decode()
+    assert description.startswith("# drpo\n")
+    assert re.findall(r"\]\((?!https?://)[^)]*\)", description) == []
+
+
 def test_installed_packages_belong_to_this_distribution_alone(installed: Path) -> None:
     result = subprocess.run([installed / "python", "-I", "-c", OWNERS], capture_output=True, text=True, check=True)
     owners = json.loads(result.stdout)
@@ -125,6 +142,13 @@ def test_installed_command_starts(installed: Path, tmp_path: Path, command: str)
     result = subprocess.run([installed / command, "--help"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert f"usage: {command}" in result.stdout
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_installed_command_prints_its_version(installed: Path, tmp_path: Path, command: str) -> None:
+    called = [installed / command, "--version"]
+    result = subprocess.run(called, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert re.fullmatch(rf"drpo {re.escape(VERSION)}, Python 3\.\d+\.\S+, \w+ \w+\n", result.stdout)
 
 
 def test_installed_command_does_not_import_from_the_current_folder(installed: Path, tmp_path: Path) -> None:
