@@ -4,30 +4,63 @@ python -m tests.deploy.release dist      into dist/: the two, sbom.cdx.json (Cyc
 """
 
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Final
 
 from tests.deploy.bill import BILL
 from tests.deploy.parts import ROOT, called, environment
+from tests.test_repository import tracked_files
+
+_OLD: Final = 946_684_800  # seconds since 1970: 1 January 2000
 
 
-def built(into: Path) -> dict[str, str]:
-    """Build wheel and sdist into a folder; their SHA-256 by name."""
-    command = [sys.executable, "-m", "hatchling", "build", "-d", str(into)]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+def built(source: Path, into: Path, *options: str, umask: int = 0o022) -> dict[str, str]:
+    """Build wheel and sdist into a folder.
+
+    Args:
+        source: The folder of the project.
+        into: A folder, which is made.
+        options: Options of `hatchling build`, such as `-t wheel`.
+        umask: The permissions that new files do not get.
+
+    Returns:
+        Their SHA-256 by name.
+    """
+    command = [sys.executable, "-m", "hatchling", "build", "-d", str(into), *options]
+    # Without the variable, hatchling writes one fixed time into all builds.
+    variables = {name: value for name, value in os.environ.items() if name != "SOURCE_DATE_EPOCH"}
+    subprocess.run(command, cwd=source, check=True, stdout=subprocess.DEVNULL, env=variables, umask=umask)
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(into.iterdir())}
 
 
+def copied(place: Path) -> Path:
+    """Copy the files of the repository, with another time and other permissions."""
+    for path in tracked_files():
+        target = place / path.relative_to(ROOT)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)
+        target.chmod(0o700 if os.access(path, os.X_OK) else 0o600)
+        os.utime(target, (_OLD, _OLD))
+    return place
+
+
 def dist(into: Path) -> None:
-    """Both, the same when built again, taken by twine; and what is in them. Exits with what is wrong."""
+    """Build both, check that they can be built again and that twine takes them, and list what is in them.
+
+    Raises:
+        SystemExit: The second build gives other bytes.
+    """
     shutil.rmtree(into, ignore_errors=True)
-    sums = built(into)
-    with tempfile.TemporaryDirectory() as again:
-        if built(Path(again)) != sums:
-            sys.exit("two builds are not the same bytes")
+    sums = built(ROOT, into)
+    with tempfile.TemporaryDirectory() as place:
+        again = built(copied(Path(place, "copy")), Path(place, "again"), umask=0o077)
+    if differing := [name for name, digest in sums.items() if again.get(name) != digest]:
+        sys.exit(f"A build in another folder, with other times and permissions, gives other bytes: {differing}")
     tools = environment("release")
     subprocess.run([*called(tools, "twine"), "check", "--strict", *(str(into / name) for name in sums)], check=True)
     bill = Path(shutil.copyfile(BILL, into / BILL.name))

@@ -1,7 +1,9 @@
 """Tests of the files for a hosted repository: they have the form that the host reads, and name files that exist."""
 
+import json
 import re
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +11,18 @@ import pytest
 import yaml
 
 from tests.deploy.parts import called, environment
+from tests.deploy.release import copied
 from tests.test_repository import ROOT, tracked_files
 
 GITHUB = ROOT / ".github"
 WORKFLOW = GITHUB / "workflows" / "ci.yml"
-FORMS = sorted(GITHUB.glob("ISSUE_TEMPLATE/*.yml"))
+ISSUE_CONFIG = GITHUB / "ISSUE_TEMPLATE" / "config.yml"
+FORMS = sorted(set(GITHUB.glob("ISSUE_TEMPLATE/*.yml")) - {ISSUE_CONFIG})
 SCHEMAS = {
     "vendor.github-workflows": [WORKFLOW],
     "custom.github-workflows-require-timeout": [WORKFLOW],
     "vendor.github-issue-forms": FORMS,
+    "vendor.github-issue-config": [ISSUE_CONFIG],
     "vendor.citation-file-format": [ROOT / "CITATION.cff"],
 }
 
@@ -61,7 +66,7 @@ def test_ci_run_takes_the_names_of_targets(tmp_path: Path) -> None:
 def test_hooks_run_the_pinned_tools() -> None:
     hooks = [hook for repository in read(ROOT / ".pre-commit-config.yaml")["repos"] for hook in repository["hooks"]]
     assert {hook["id"] for hook in hooks} == {"ruff-check", "ruff-format", "import-linter"}
-    assert {hook["language"] for hook in hooks} == {"system"}
+    assert {hook["language"] for hook in hooks} == {"unsupported"}  # pre-commit installs nothing
     pinned = (ROOT / "requirements" / "dev.txt").read_text(encoding="utf-8")
     assert all(f"\n{name}==" in pinned for name in ("ruff", "import-linter"))
 
@@ -72,7 +77,21 @@ def test_issue_form_has_what_the_host_asks_for(form: Path) -> None:
     assert {"name", "description", "body"} <= found.keys()
     fields = [field for field in found["body"] if field["type"] != "markdown"]
     assert len({field["id"] for field in fields}) == len(fields) > 0
-    assert all(field["type"] in {"input", "textarea"} and field["attributes"]["label"] for field in fields)
+    assert all(field["type"] in {"input", "textarea", "checkboxes"} for field in fields)
+    assert all(field["attributes"]["label"] for field in fields)
+
+
+def test_report_of_a_fault_asks_for_what_is_needed_and_for_no_private_data() -> None:
+    fields = {field.get("id"): field for field in read(GITHUB / "ISSUE_TEMPLATE" / "fault.yml")["body"]}
+    assert {"what", "version", "command", "check"} <= {
+        name for name, field in fields.items() if field.get("validations", {}).get("required")
+    }
+    assert [option["required"] for option in fields["private"]["attributes"]["options"]] == [True]
+    request = (GITHUB / "pull_request_template.md").read_text(encoding="utf-8")
+    for text in (request, json.dumps(fields)):
+        assert "drpo-proxy --version" in text
+        assert "drpo-proxy check" in text
+        assert re.search(r"no keys, (no )?prompts", text)
 
 
 def test_citation_names_the_version_and_the_licence_of_the_project() -> None:
@@ -98,3 +117,17 @@ def test_files_of_the_host_have_the_form_of_their_schemas(schema: str) -> None:
     command = [*check, "--default-filetype", "yaml", "--builtin-schema", schema, *map(str, SCHEMAS[schema])]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.deploy
+@pytest.mark.slow
+@pytest.mark.network
+def test_hooks_find_nothing(tmp_path: Path) -> None:
+    """In a copy, because ruff mends what it finds."""
+    pre_commit, clone = called(environment("hooks"), "pre-commit"), copied(tmp_path / "clone")
+    for arguments in (["init", "--quiet"], ["add", "--all"]):
+        subprocess.run(["git", *arguments], cwd=clone, check=True)
+    (clone / ".venv").symlink_to(sys.prefix)
+    command = [*pre_commit, "run", "--all-files", "--show-diff-on-failure"]
+    done = subprocess.run(command, cwd=clone, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.count("Passed")) == (0, 3), done.stdout + done.stderr
