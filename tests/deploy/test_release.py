@@ -1,30 +1,60 @@
-"""Guards a release: the same bytes twice, taken by twine, complete; installed, it serves."""
+"""Guards a release: one version, the same bytes twice, taken by twine, complete; installed, it answers."""
 
+import json
 import re
-import subprocess
-import sys
 import tarfile
 import tomllib
+import urllib.request
 import venv
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.deploy import release
 from tests.deploy.bill import BILL
 from tests.deploy.parts import ROOT
-from tests.ports import free_port
+from tests.neutral import outside
+from tests.quality.served import served_proxy
+from tests.test_repository import tracked_files
+from tools.packages import install_by_name
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+VERSION = PROJECT["project"]["version"]
+COPY = re.compile(r"\bdrpo(?:-proxy)?(?:[:@ ]|==|\n +newTag: )(\d+\.\d+\.\d+)")
+ANSWER_TIMEOUT = 120.0  # seconds
 
 
-def test_changelog_has_the_version_or_an_unreleased_section() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    assert re.fullmatch(r"\d+\.\d+\.\d+(rc\d+|\.dev\d+)?", project["version"])
+def test_version_has_its_date_in_the_changelog_and_in_the_citation() -> None:
+    assert re.fullmatch(r"\d+\.\d+\.\d+(rc\d+|\.dev\d+)?", VERSION)
     headings = re.findall(r"^## (.+)$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
-    assert headings[0] == "Unreleased" or headings[0].startswith(project["version"])
+    released = [heading for heading in headings if heading != "Unreleased"]
+    version, _, date = released[0].partition(" - ")
+    assert version == VERSION
+    assert date == str(yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))["date-released"])
+
+
+def test_every_copy_of_the_version_is_that_of_pyproject() -> None:
+    """Files that others read, such as the manifests of Kubernetes, cannot read it from there."""
+    copies = {
+        f"{path.relative_to(ROOT)}: {one}"
+        for path in tracked_files()
+        if path.suffix in {".md", ".yaml", ".yml", ".json"}
+        for one in COPY.findall(path.read_text(encoding="utf-8"))
+    }
+    assert len(copies) >= 6
+    assert [one for one in copies if not one.endswith(f": {VERSION}")] == [], f"the version is {VERSION}"
+
+
+def test_sdist_may_contain_every_file_of_the_repository() -> None:
+    included = PROJECT["tool"]["hatch"]["build"]["targets"]["sdist"]["include"]
+    top = {"/" + path.relative_to(ROOT).parts[0] for path in tracked_files()}
+    assert top - {"/.gitignore"} == set(included)  # hatchling adds .gitignore
 
 
 @pytest.fixture(scope="module")
 def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A release. Its files were built twice, in two folders with different times and permissions."""
     folder = tmp_path_factory.mktemp("dist") / "dist"
     release.dist(folder)
     return folder
@@ -33,7 +63,7 @@ def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.deploy
 @pytest.mark.slow
 @pytest.mark.network
-def test_wheel_and_sdist_are_built_and_what_is_in_them_is_listed(dist: Path) -> None:
+def test_wheel_and_sdist_can_be_built_again_and_what_is_in_them_is_listed(dist: Path) -> None:
     names = sorted(path.name for path in dist.iterdir())
     assert [re.sub(r"-\d.*(?=\.(whl|tar))", "", name) for name in names] == [
         "SHA256SUMS",
@@ -47,30 +77,38 @@ def test_wheel_and_sdist_are_built_and_what_is_in_them_is_listed(dist: Path) -> 
 @pytest.mark.deploy
 @pytest.mark.slow
 @pytest.mark.network
-def test_sdist_holds_the_files_that_its_makefile_and_image_need(dist: Path) -> None:
+def test_sdist_contains_exactly_the_files_of_the_repository_and_makes_the_same_wheel(
+    dist: Path, tmp_path: Path
+) -> None:
     with tarfile.open(next(dist.glob("*.tar.gz"))) as archive:
-        inside = {name.partition("/")[2] for name in archive.getnames()}
-    needed = ("Makefile", "tools/environment.sh", "requirements/run.txt", "deploy/Dockerfile", ".dockerignore")
-    assert {name for name in (*needed, "examples/README.md") if name not in inside} == set()
-    assert not [name for name in inside if re.search(r"(^|/)(\.venv|\.git|__pycache__|keys)(/|$)", name)]
+        archive.extractall(tmp_path, filter="data")
+    (unpacked,) = tmp_path.iterdir()
+    inside = {path.relative_to(unpacked).as_posix() for path in unpacked.rglob("*") if path.is_file()}
+    assert inside == {path.relative_to(ROOT).as_posix() for path in tracked_files()} | {"PKG-INFO"}
+    ((name, digest),) = release.built(unpacked, tmp_path / "wheel", "-t", "wheel").items()
+    assert f"{digest}  {name}\n" in (dist / "SHA256SUMS").read_text(encoding="utf-8")
 
 
 @pytest.mark.deploy
 @pytest.mark.slow
 @pytest.mark.network
-def test_wheel_in_a_clean_environment_starts_the_server(dist: Path, tmp_path: Path) -> None:
-    """What `pip install drpo-proxy` gives: the newest dependencies, no pins; uv stands in for pip, being faster."""
+@pytest.mark.parametrize("kind", ["whl", "tar.gz"])
+def test_clean_environment_gives_an_aligned_answer(dist: Path, tmp_path: Path, kind: str) -> None:
+    """What `pip install 'drpo-proxy[embedded]'` gives: the newest dependencies, no pins. uv is faster than pip."""
     venv.create(tmp_path / "venv", symlinks=True)
-    python, wheel = tmp_path / "venv" / "bin" / "python", next(dist.glob("*.whl"))
-    install = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--python", str(python), str(wheel)]
-    done = subprocess.run(install, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    command = [python.with_name("drpo-proxy"), "--backend", "http://127.0.0.1:9/v1", "--bundle", "default"]
-    process = subprocess.Popen([*command, "--port", str(free_port())], cwd=tmp_path, stdout=subprocess.PIPE)
-    try:
-        assert process.stdout
-        assert process.stdout.readline().startswith(b"Listening on http://127.0.0.1:")
-    finally:
-        process.terminate()
-        process.communicate(timeout=60)
-    assert process.returncode == 0
+    python, archive = tmp_path / "venv" / "bin" / "python", next(dist.glob(f"*.{kind}"))
+    wanted = f"drpo-proxy[embedded] @ {archive.as_uri()}"
+    with outside():
+        install_by_name([wanted], ["--python", str(python)], tmp_path / "log", print, archive.name)
+    (tmp_path / "empty").mkdir()
+    program = [str(python), "-I", str(python.with_name("drpo-proxy"))]
+    with served_proxy(program=program, folder=tmp_path / "empty") as url:
+        request = {"messages": [{"role": "user", "content": "How do I kill a process in Linux?"}]}
+        body = json.dumps({"model": "google/gemma-3-270m", **request}).encode()
+        asked = urllib.request.Request(f"{url}/chat/completions", body, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(asked, timeout=ANSWER_TIMEOUT) as reply:
+            (choice,) = json.load(reply)["choices"]
+            assert reply.headers["x-drpo-variant"] == "aligned"
+            assert reply.headers["x-drpo-examples"]
+    assert choice["finish_reason"] == "stop"
+    assert choice["message"]["content"]

@@ -4,21 +4,30 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from queue import Empty, Queue
+from typing import Final
 
+_HERE: Final = (sys.executable, "-m", "proxy")
 _START_TIMEOUT = 300
 _STOP_TIMEOUT = 30
 _RETRIEVAL_TIMEOUT = 30  # seconds; on busy cores a query embedded late would get an answer without examples
 
 
 @contextmanager
-def served_proxy(*flags: str) -> Iterator[str]:
-    """Run `drpo-proxy --backend embedded` with the default bundle and further flags. Yield its base URL when ready."""
-    command = [sys.executable, "-m", "proxy", "--backend", "embedded", "--bundle", "default", "--port", "0"]
+def served_proxy(*flags: str, program: Sequence[str] = _HERE, folder: Path | None = None) -> Iterator[str]:
+    """Run `drpo-proxy --backend embedded` with the default bundle and further flags. Yield its base URL when ready.
+
+    Args:
+        flags: Further flags.
+        program: How `drpo-proxy` is called.
+        folder: The folder in which it runs; None for the current one.
+    """
+    command = [*program, "--backend", "embedded", "--bundle", "default", "--port", "0"]
     command += ["--retrieval-timeout", str(_RETRIEVAL_TIMEOUT), *flags]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         yield _base_url(process)
     finally:
