@@ -84,8 +84,7 @@ POLICY_FLAGS: Final = ("policy", "k", "max_nearest_tokens", "max_injected_tokens
 def command_line() -> argparse.ArgumentParser:
     """Return the parser of drpo-index.
 
-    The namespace that the parser returns contains the name of the command in the attribute `command`, and one attribute
-    for each argument of this command.
+    Its namespace contains the name of the command (`command`), and one attribute for each argument of this command.
     """
     parser = argparse.ArgumentParser(
         prog="drpo-index",

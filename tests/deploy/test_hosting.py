@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.bench.start import copied
 from tests.deploy.parts import called, environment
-from tests.deploy.release import copied
 from tests.test_repository import ROOT, tracked_files
 
 GITHUB = ROOT / ".github"

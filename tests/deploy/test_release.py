@@ -54,7 +54,7 @@ def test_sdist_may_contain_every_file_of_the_repository() -> None:
 
 @pytest.fixture(scope="module")
 def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A release. Its files were built twice, in two folders with different times and permissions."""
+    """A release: its files were built twice, here and in the unpacked sdist with other times and permissions."""
     folder = tmp_path_factory.mktemp("dist") / "dist"
     release.dist(folder)
     return folder
@@ -77,16 +77,10 @@ def test_wheel_and_sdist_can_be_built_again_and_what_is_in_them_is_listed(dist: 
 @pytest.mark.deploy
 @pytest.mark.slow
 @pytest.mark.network
-def test_sdist_contains_exactly_the_files_of_the_repository_and_makes_the_same_wheel(
-    dist: Path, tmp_path: Path
-) -> None:
+def test_sdist_contains_exactly_the_files_of_the_repository(dist: Path) -> None:
     with tarfile.open(next(dist.glob("*.tar.gz"))) as archive:
-        archive.extractall(tmp_path, filter="data")
-    (unpacked,) = tmp_path.iterdir()
-    inside = {path.relative_to(unpacked).as_posix() for path in unpacked.rglob("*") if path.is_file()}
+        inside = {one.name.partition("/")[2] for one in archive if one.isfile()}
     assert inside == {path.relative_to(ROOT).as_posix() for path in tracked_files()} | {"PKG-INFO"}
-    ((name, digest),) = release.built(unpacked, tmp_path / "wheel", "-t", "wheel").items()
-    assert f"{digest}  {name}\n" in (dist / "SHA256SUMS").read_text(encoding="utf-8")
 
 
 @pytest.mark.deploy
