@@ -19,6 +19,7 @@ import orjson
 from index.bundle.bundle import check_bundle_input, write_bundle
 from index.errors import BundleError
 from optimizer.core.candidate import Candidate
+from optimizer.core.concurrency import gather_or_cancel
 from optimizer.core.config import read_config
 from optimizer.core.journal import Journal
 from optimizer.data.dataset import Row
@@ -82,7 +83,7 @@ class PromptScorer:
         Raises:
             OptimizeError: A model gives no usable answer, the budget is spent, or too many rows cannot be used.
         """
-        return self._wait(_all([self._score(prompt, row) for prompt, row in pairs]))
+        return self._wait(gather_or_cancel(self._score(prompt, row) for prompt, row in pairs))
 
     def write(self, texts: Sequence[str]) -> list[str]:
         """Return the reply of the writer model to each text. If a text is passed again, the model is asked again.
@@ -179,12 +180,8 @@ def _feedback(scored: ScoredReply) -> str:
     return f"Score: {scored.score:.2f}\n{reasons_text(scored)}"
 
 
-async def _all(work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
-    return list(await asyncio.gather(*work))
-
-
 async def _cancel_others() -> None:
-    """Cancel the work that an error left in the loop, such as other answers when the budget was spent."""
+    """Cancel the work that is left in the loop, such as paid calls in flight when the user pressed Ctrl-C."""
     others = asyncio.all_tasks() - {asyncio.current_task()}
     for task in others:
         task.cancel()

@@ -10,6 +10,10 @@ from dataclasses import dataclass
 from optimizer.core.errors import BudgetSpentError
 
 _MILLION = 1_000_000
+_KEPT_MARGIN = 1.5
+"""How much more a kept call may cost than a call of the search, which may cut its answers."""
+_LARGEST_KEPT_SHARE = 0.5
+"""The largest share of tokens, money and minutes that is kept: the first calls may be slow or long by chance."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +80,8 @@ class Budget:
         spent: The cost of all finished calls together.
         reserved: The highest possible cost of all calls in flight together.
         minutes: The running time so far, in minutes.
-        share: The share of each limit that the current stage of the run can use, from 0 to 1. It is below 1 during the
-            search, so that a part of each limit is left for the final evaluation.
+        kept_calls: The number of calls that are kept for a later stage of the run. During the search, these are the
+            calls of the sealed evaluation.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -85,35 +89,38 @@ class Budget:
         self.spent = Cost()
         self.reserved = Cost()
         self.minutes = 0.0
-        self.share = 1.0
+        self.kept_calls = 0
 
     @property
     def left(self) -> Limits:
-        """What is left of the usable share of each limit, without the calls in flight."""
-        spent, share, limits = self.spent + self.reserved, self.share, self.limits
+        """What can be used of each limit, without the calls in flight and without what the kept calls may cost."""
+        limits, spent, used = self.limits, self.spent, self.spent + self.reserved
+
+        def rest(limit: float, used: float, spent: float) -> float:
+            return max(0.0, limit - used - self._kept(limit, spent))
+
         return Limits(
-            None if limits.calls is None else max(0, int(limits.calls * share) - spent.calls),
-            None if limits.tokens is None else max(0, int(limits.tokens * share) - spent.tokens),
-            None if limits.money is None else max(0.0, limits.money * share - spent.money),
-            None if limits.minutes is None else max(0.0, limits.minutes * share - self.minutes),
+            None if limits.calls is None else max(0, limits.calls - used.calls - self.kept_calls),
+            None if limits.tokens is None else int(rest(limits.tokens, used.tokens, spent.tokens)),
+            None if limits.money is None else rest(limits.money, used.money, spent.money),
+            None if limits.minutes is None else rest(limits.minutes, self.minutes, self.minutes),
         )
 
     def reserve(self, max_cost: Cost) -> None:
         """Reserve `max_cost`, the highest possible cost of a call.
 
         Raises:
-            BudgetSpentError: The call might exceed the usable share of a limit, or the usable share of the running time
-                has passed.
+            BudgetSpentError: The call might cost more than is left of a limit, or no running time is left.
         """
-        after = self.spent + self.reserved + max_cost
+        left = self.left
         for what, limit, value in (
-            ("calls", self.limits.calls, after.calls),
-            ("tokens", self.limits.tokens, after.tokens),
-            ("money", self.limits.money, after.money),
+            ("calls", left.calls, max_cost.calls),
+            ("tokens", left.tokens, max_cost.tokens),
+            ("money", left.money, max_cost.money),
         ):
-            if limit is not None and value > limit * self.share:
+            if limit is not None and value > limit:
                 raise BudgetSpentError(what)
-        if self.limits.minutes is not None and self.minutes >= self.limits.minutes * self.share:
+        if left.minutes == 0:
             raise BudgetSpentError("minutes")
         self.reserved += max_cost
 
@@ -121,3 +128,11 @@ class Budget:
         """Remove the reservation `max_cost` of a finished call, and add the call's actual cost to `spent`."""
         self.reserved -= max_cost
         self.spent += actual
+
+    def _kept(self, limit: float, spent: float) -> float:
+        """Return what the kept calls may cost, at most a part of the limit. `spent` is the cost of all finished calls.
+
+        Before the first call is finished, the cost of a call is not known, and nothing is kept.
+        """
+        mean = spent / max(1, self.spent.calls)
+        return min(_LARGEST_KEPT_SHARE * limit, _KEPT_MARGIN * self.kept_calls * mean)

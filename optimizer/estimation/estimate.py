@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from optimizer.core.budget import Budget
+from optimizer.core.budget import Budget, Cost
 from optimizer.core.config_tables import PUBLISHED, RunConfig
 from optimizer.core.request_form import LETTER
 from optimizer.data.split import Split
@@ -18,8 +18,8 @@ from optimizer.rewards.judge_protocol import ROLE as JUDGE
 from optimizer.rewards.registry import calls_per_score
 from optimizer.search.race_length import ScoreCost, allowed_scores, within_allowance
 from optimizer.stages.prompt_stage import raced_settings
-from optimizer.stages.run import search_share
 from optimizer.stages.run_context import RunContext
+from optimizer.stages.sealed_evaluation import sealed_calls
 from optimizer.stages.writer_protocol import ROLE as WRITER
 
 _SIMULATIONS: Final = 120
@@ -86,7 +86,7 @@ async def estimate_from(
         asks_for_letters: Whether the judge scores each criterion in a call of its own.
         observation: What the measured calls show about the scores.
     """
-    config = _with_race_length(config, data, costs)
+    config = _with_race_length(config, data, costs, asks_for_letters=asks_for_letters)
     seen: dict[str, Any] = {"asks_for_letters": asks_for_letters, "observation": observation}
     runs = [await simulate(config, data, seed, **seen) for seed in range(_SIMULATIONS)]
     roles = [role for role in (TASK, JUDGE, WRITER) if any(by_role(run)[role] for run in runs)]
@@ -106,16 +106,20 @@ async def estimate_from(
     )
 
 
-def _with_race_length(config: RunConfig, data: Split, costs: Costs) -> RunConfig:
+def _with_race_length(config: RunConfig, data: Split, costs: Costs, *, asks_for_letters: bool) -> RunConfig:
     """Return the settings with the maximum length of a race that a run would find from its budget.
 
-    What the stages before the search cost is not known here, so it is not subtracted from the budget.
+    What the stages before the search cost is not known here, so it is not subtracted from the budget. The run finds the
+    length after the first candidate was scored on the first rows, so the cost of these scores is subtracted.
     """
     if config.search.queries is not None:
         return config
     budget, table = Budget(config.budget), config.reward
-    budget.share = search_share(is_sealed=bool(data.sealed))
+    budget.kept_calls = sealed_calls(config, len(data.sealed), asks_for_letters=asks_for_letters)
     cost = _score_cost(config, calls_per_score(table.screen or table.weights), costs)
+    count = config.search.first
+    budget.spent = Cost(round(count * cost.calls), round(count * cost.tokens), count * cost.money)
+    budget.minutes = count * cost.minutes
     settings = within_allowance(raced_settings(config), allowed_scores(budget.left, cost))
     return replace(config, search=replace(config.search, queries=settings.race.max_queries))
 

@@ -23,6 +23,8 @@ from optimizer.stages.checks.judge_trial import needs_answers, trial_counts
 from optimizer.stages.example_stage import example_rows
 from optimizer.stages.preferences.stated import states_preferences
 from optimizer.stages.prompt_stage import published_settings, raced_settings
+from optimizer.stages.sealed_evaluation import answers_by_variant
+from optimizer.stages.sealed_result import BASELINE
 from optimizer.stages.tuning_stage import significant_leader, tuning_settings, value_counts
 from optimizer.stages.writer_protocol import ROLE as WRITER
 
@@ -121,14 +123,13 @@ def _count_sealed(config: RunConfig, data: Split, space: SimulatedSpace, *, is_c
     """Count the calls of the sealed evaluation.
 
     The bundle and the baseline answer all sealed rows, each of them once if the run found nothing better than the
-    baseline (`is_changed`). The setting `raw` of [data] is the number of rows that each raw
-    variant answers; the default is all rows. If both raw variants have the same sampling, a run sends their requests
-    only once. The sampling is not known before the run, so the requests of both raw variants are counted. For each row
-    of [reward] confirm, the judge compares the bundle with the baseline twice, once in each order.
+    baseline (`is_changed`). If both raw variants have the same sampling, a run sends their requests only
+    once. The sampling is not known before the run, so the requests of both raw variants are counted. For each row of
+    [reward] confirm, the judge compares the bundle with the baseline twice, once in each order.
     """
     space.begin(EVALUATION)
-    raw = len(data.sealed) if config.data.raw is None else min(config.data.raw, len(data.sealed))
-    for count in (len(data.sealed), len(data.sealed) if is_changed else 0, raw, raw):
+    counts = {**answers_by_variant(config, len(data.sealed)), **({} if is_changed else {BASELINE: 0})}
+    for count in counts.values():
         for query in range(count):
             space.count_score(config.reward.weights, query)
     space.count(JUDGE, 2 * min(config.reward.confirm, len(data.sealed)))

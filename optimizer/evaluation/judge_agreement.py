@@ -9,7 +9,6 @@ run: in the first reply format that works, and with a reminder after a reply tha
 cannot be read even then is counted, because the share of readable preferences is part of the result.
 """
 
-import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from rich.table import Table
 
 from index.bundle.strict_json import is_integer, parse_json, without_nulls
 from index.measures.confidence import Interval, clustered_share, wilson
+from optimizer.core.concurrency import gather_or_cancel
 from optimizer.core.errors import DataError, unless_final
 from optimizer.data.dataset import read_lines
 from optimizer.rewards.judge_model import Judge
@@ -106,7 +106,7 @@ async def check_judge(judge: Judge, pairs: Sequence[Pair], on_preference: Callab
         ModelError: The judge gave no usable reply, but a later call may succeed.
         BudgetSpentError: The budget does not allow a call.
     """
-    return list(await asyncio.gather(*(_judge_pair(judge, pair, on_preference) for pair in pairs)))
+    return await gather_or_cancel(_judge_pair(judge, pair, on_preference) for pair in pairs)
 
 
 def agreement(judgements: Sequence[Judgement]) -> Agreement:
@@ -145,8 +145,8 @@ async def _judge_pair(judge: Judge, pair: Pair, on_preference: Callable[[], None
         finally:
             on_preference()
 
-    in_order, swapped = await asyncio.gather(
-        prefers_shown_first(pair.first, pair.second), prefers_shown_first(pair.second, pair.first)
+    in_order, swapped = await gather_or_cancel(
+        [prefers_shown_first(pair.first, pair.second), prefers_shown_first(pair.second, pair.first)]
     )
     return Judgement(pair, _number(in_order), _number(None if swapped is None else not swapped))
 

@@ -4,13 +4,13 @@ A preference that flips for such a reason says little about the answers. The oth
 templates/compare_wordings.txt. The answers are shown in the same order as before.
 """
 
-import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from rich.table import Table
 
 from index.measures.confidence import Interval, clustered_share
+from optimizer.core.concurrency import gather_or_cancel
 from optimizer.core.errors import unless_final
 from optimizer.evaluation.judge_agreement import Judgement, share_text
 from optimizer.rewards.judge_model import Judge
@@ -88,14 +88,14 @@ async def check_stability(
     async def changes(question: tuple[str, str, str, bool]) -> list[bool | None]:
         query, first, second, was_first = question
         replies = [_prefers(judge, query, first, second, one, on_preference) for one in variations]
-        return [None if found is None else found != was_first for found in await asyncio.gather(*replies)]
+        return [None if found is None else found != was_first for found in await gather_or_cancel(replies)]
 
     async def changes_of_pair(judgement: Judgement) -> list[list[bool]]:
-        found = await asyncio.gather(*map(changes, _questions(judgement)))
+        found = await gather_or_cancel(map(changes, _questions(judgement)))
         read = ([one for one in changed if one is not None] for changed in found)
         return [changed for changed in read if changed]
 
-    pairs = await asyncio.gather(*map(changes_of_pair, judgements))
+    pairs = await gather_or_cancel(map(changes_of_pair, judgements))
     counted = [changed for pair in pairs for changed in pair]
     replies = sum(map(len, counted))
     unreadable = question_count(judgements) * len(variations) - replies

@@ -3,13 +3,13 @@
 paid_replies.py sends the requests, and stores their replies in the journal.
 """
 
-import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
 from index.token_estimate import estimated_tokens
 from optimizer.core.budget import Budget
+from optimizer.core.concurrency import gather_or_cancel
 from optimizer.core.errors import RefusedRequestError, UnparsableReplyError
 from optimizer.core.journal import Journal
 from optimizer.core.model_tables import MAX_ATTEMPTS
@@ -111,6 +111,10 @@ class CachedCalls:
             return estimated_tokens(text)
         return counts[0] - counts[1]
 
+    async def finish(self) -> None:
+        """Wait until no call is in flight, because the work that needed the replies has ended."""
+        await self._paid.finish()
+
     async def close(self, say: Callable[[str], None]) -> None:
         """Wait for the calls in flight, because they are paid for, and send no new requests.
 
@@ -139,8 +143,8 @@ class CachedCalls:
         while missing := _missing_choices(parts, count):
             known = [number for number in missing if self._paid.holds(request, number, reader)]
             chunks = [(number, 1) for number in known[:1]] or _chunks(missing, self.form(request.role).max_choices)
-            replies = await asyncio.gather(
-                *(self._paid.get(request, number, size, min_tokens, reader) for number, size in chunks)
+            replies = await gather_or_cancel(
+                self._paid.get(request, number, size, min_tokens, reader) for number, size in chunks
             )
             parts.update(zip((number for number, _ in chunks), replies, strict=True))
         return joined([parts[number].kept for number in sorted(parts)])

@@ -166,6 +166,11 @@ class PaidReplies:
         header = orjson.dumps([request.path, request.replicate, reader.name, *later])
         return hashlib.sha256(header + orjson.dumps(self._body(request), option=orjson.OPT_SORT_KEYS)).hexdigest()
 
+    async def finish(self) -> None:
+        """Wait until no call is in flight."""
+        while self._in_flight:
+            await asyncio.wait(self._in_flight.values())
+
     async def close(self, say: Callable[[str], None]) -> None:
         """Wait for the calls in flight, and send no new requests. CachedCalls.close describes the argument."""
         self._is_closing = True

@@ -21,6 +21,7 @@ from index.retrieval.selection import select_within_policy
 from index.retrieval.turns import choose_by_turns, turns_to_read, user_turns
 from index.types import Example, Retrieved, Vectors
 from optimizer.core.candidate import COMPLETION, Candidate, as_bundle
+from optimizer.core.concurrency import gather_or_cancel
 from optimizer.core.errors import ConfigError, UnparsableReplyError
 from optimizer.data.dataset import Row
 from optimizer.models.cached_calls import CachedCalls
@@ -207,7 +208,7 @@ class TaskModel:
 
     async def _costs(self, candidate: Candidate, examples: Sequence[Example]) -> dict[str, int]:
         layout = LAYOUTS[candidate.layout]
-        counts = await asyncio.gather(*(self._count(render_example(layout, example)) for example in examples))
+        counts = await gather_or_cancel(self._count(render_example(layout, example)) for example in examples)
         return {example.id: count for example, count in zip(examples, counts, strict=True)}
 
     async def _count_prompt(self, candidate: Candidate, prompt: str) -> int:

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, TypeVar
 
+from optimizer.core.concurrency import gather_or_cancel
 from optimizer.core.errors import RefusedRequestError, UnparsableReplyError
 from optimizer.core.model_tables import INTEGER, JudgeTable
 from optimizer.core.request_form import LETTER, TEXT
@@ -113,7 +114,7 @@ class Judge:
             1 if the judge prefers the first answer in both orders, 0 if it prefers the second answer in both orders,
             else 0.5.
         """
-        orders = await asyncio.gather(self.prefers(query, first, second), self.prefers(query, second, first))
+        orders = await gather_or_cancel([self.prefers(query, first, second), self.prefers(query, second, first)])
         return (float(orders[0]) + 1.0 - float(orders[1])) / 2
 
     async def prefers(self, query: str, first: str, second: str, *, wording: int = 0, replicate: int = 0) -> bool:
@@ -145,7 +146,7 @@ class Judge:
 
     async def _rate_by_digits(self, query: str, answer: str, criteria: Sequence[Criterion]) -> JudgeRating:
         requests = [digit_request(query, answer, criterion, self._table) for criterion in criteria]
-        replies = await asyncio.gather(*(self._calls.ask(request, read_digit) for request in requests))
+        replies = await gather_or_cancel(self._calls.ask(request, read_digit) for request in requests)
         names = [criterion.name for criterion in criteria]
         score = "digit" if self._table.scores == INTEGER else "score"
         scores = {name: float(reply[score]) for name, reply in zip(names, replies, strict=True)}

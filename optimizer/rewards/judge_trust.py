@@ -12,12 +12,12 @@ cases are right, a quarter are wrong, and half are equal. So the judge is again 
 equal.
 """
 
-import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from index.measures.confidence import Interval, wilson
+from optimizer.core.concurrency import gather_or_cancel
 from optimizer.core.errors import unless_final
 from optimizer.rewards.judge_model import Judge
 
@@ -168,7 +168,7 @@ async def compare_cases(judge: Judge, cases: Sequence[TrustCase]) -> Trust:
 
 
 async def _each(cases: Sequence[TrustCase], lead: Callable[[TrustCase], Awaitable[float]]) -> list[float | None]:
-    return list(await asyncio.gather(*(unless_final(lead(case)) for case in cases)))
+    return await gather_or_cancel(unless_final(lead(case)) for case in cases)
 
 
 def _trust(way: str, leads: Sequence[float | None]) -> Trust:

@@ -3,10 +3,10 @@
 This module does not depend on the search.
 """
 
-import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from optimizer.core.concurrency import gather_or_cancel
 from optimizer.core.errors import RefusedRequestError, refusal_of
 from optimizer.data.dataset import Row
 from optimizer.models.task_model import Reply, TaskModel, Variant
@@ -66,7 +66,7 @@ class Scorer:
             await reward.prepare(row)
         reply = await self._task.answer(variant, row, replicate)
         answered = AnsweredRow(variant, row, reply)
-        scores = await asyncio.gather(*(reward.score(answered) for reward in self._rewards.values()))
+        scores = await gather_or_cancel(reward.score(answered) for reward in self._rewards.values())
         parts = {name: score for name, score in zip(self._rewards, scores, strict=True) if score is not None}
         return ScoredReply(reply, combine(parts, self._weights), parts)
 

@@ -1,12 +1,12 @@
 """One level of a search: races candidates on the same queries, and ranks them."""
 
-import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from math import sqrt
 from statistics import mean, stdev
 from typing import Generic
 
+from optimizer.core.concurrency import gather_or_cancel
 from optimizer.search.race import Race, RaceSettings
 from optimizer.search.space import C, Outcome, Space, Step
 
@@ -137,7 +137,7 @@ async def _score_all(space: Space[C], candidates: Sequence[C], queries: Sequence
     the candidates therefore belong to the same queries.
     """
     scores = [space.score(candidate, query) for candidate in candidates for query in queries]
-    outcomes = await asyncio.gather(*scores)
+    outcomes = await gather_or_cancel(scores)
     rows = [outcomes[start : start + len(queries)] for start in range(0, len(outcomes), len(queries))]
     readable = [column for column in range(len(queries)) if all(row[column].readable for row in rows)]
     return [[row[column] for column in readable] for row in rows]

@@ -1,11 +1,11 @@
 """The search space of the prompt stage: how proposers expand a candidate, and how a candidate is scored on a row."""
 
-import asyncio
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from optimizer.core.candidate import Candidate
+from optimizer.core.concurrency import gather_or_cancel
 from optimizer.search.allocation import Allocation
 from optimizer.search.levels import Level, mean_lead
 from optimizer.search.space import Outcome, Path, Step
@@ -109,7 +109,7 @@ class CandidateSpace:
     async def score_first(self, candidate: Candidate) -> tuple[Outcome, ...]:
         """Score a candidate on the first rows."""
         numbers = range(min(self.first_rows, len(self.rows.rows)))
-        return tuple(await asyncio.gather(*(self.score(candidate, number) for number in numbers)))
+        return tuple(await gather_or_cancel(self.score(candidate, number) for number in numbers))
 
     def note_level(self, level: Level[Candidate]) -> Sequence[str]:
         """Count for each new candidate of a finished level whether it beat its parent.
@@ -150,7 +150,7 @@ class CandidateSpace:
     async def _admit(self, parent: Candidate, offers: Sequence[tuple[str, Proposal]]) -> Sequence[bool]:
         """Return for each proposal whether the gate admits it, and journal the candidates of those that it admits."""
         checks = (self.gate.admits(one.candidate, parent, one.part) for _, one in offers)
-        admitted = await asyncio.gather(*checks)
+        admitted = await gather_or_cancel(checks)
         for name, one in (offer for offer, is_admitted in zip(offers, admitted, strict=True) if is_admitted):
             key = one.candidate.key
             self._made.setdefault(key, _Made(name, parent.key))
@@ -183,7 +183,7 @@ class _Sources:
     async def ask(self, preferences: Sequence[Sequence[str]]) -> None:
         """Ask each proposer for as many proposals as it has slots."""
         self.asked = counts = Counter(ranked[0] for ranked in preferences)
-        found = await asyncio.gather(*(self._proposers[name].propose(self.parent, counts[name]) for name in counts))
+        found = await gather_or_cancel(self._proposers[name].propose(self.parent, counts[name]) for name in counts)
         self._left = {name: list(proposals) for name, proposals in zip(counts, found, strict=True)}
 
     async def take(self, name: str) -> Proposal | None:

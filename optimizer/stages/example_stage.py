@@ -14,6 +14,7 @@ from typing import Final
 
 from index.rendering import without_frame
 from optimizer.core.candidate import Candidate, make_bank
+from optimizer.core.concurrency import gather_or_cancel
 from optimizer.core.config_tables import LATEST, REFERENCE, ExamplesTable
 from optimizer.core.errors import ModelError
 from optimizer.data.dataset import Row
@@ -100,7 +101,7 @@ class AnswerSearch:
             BudgetSpentError: The budget is spent.
             JournalError: The journal cannot be written.
         """
-        answers = await asyncio.gather(*(self._search(start, row) for row in rows))
+        answers = await gather_or_cancel(self._search(start, row) for row in rows)
         return [answer for answer in answers if answer is not None]
 
     async def _search(self, start: Candidate, row: Row) -> JudgedAnswer | None:
@@ -116,7 +117,7 @@ class AnswerSearch:
             texts = await self._rewrite_beam(latest if self._table.follow == LATEST else beam, rewrite_counts)
             if not texts and not self._table.writer.temperature:
                 break  # the writer model would write the same again
-            judged = await asyncio.gather(*(self._judge_rewrite(row, text, criteria) for text in texts))
+            judged = await gather_or_cancel(self._judge_rewrite(row, text, criteria) for text in texts)
             new = [one for one in judged if one is not None]
             # If answers have equal scores, the newer answer comes first, because the older one was already rewritten.
             ranked = sorted([*new, *beam], key=lambda answer: -answer.judgement.mean)
@@ -147,7 +148,7 @@ class AnswerSearch:
     async def _rewrite_beam(self, beam: Sequence[JudgedAnswer], rewrite_counts: Counter[str]) -> list[str]:
         """Rewrite every answer of the beam. Return the new texts, without duplicates and without texts of the beam."""
         replicates = [rewrite_counts[answer.text] for answer in beam]
-        groups = await asyncio.gather(*map(self._rewrite, beam, replicates))
+        groups = await gather_or_cancel(map(self._rewrite, beam, replicates))
         rewrite_counts.update(answer.text for answer in beam)
         known = {answer.text for answer in beam}
         return [text for text in dict.fromkeys(text for group in groups for text in group) if text not in known]

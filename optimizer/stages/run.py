@@ -15,8 +15,10 @@ from typing import Final
 from index.bundle.bundle import write_bundle
 from optimizer.core.candidate import Candidate
 from optimizer.core.config_tables import FOUND, RunConfig
-from optimizer.core.errors import BudgetSpentError, UnusableRowsError
+from optimizer.core.errors import BudgetSpentError, ConfigError, UnusableRowsError
 from optimizer.core.journal import START, STOPPED, Journal
+from optimizer.core.request_form import LETTER
+from optimizer.rewards.judge_protocol import ROLE as JUDGE
 from optimizer.stages.candidate_gate import bundle_input
 from optimizer.stages.checks.judge_trial import run_judge_trial
 from optimizer.stages.example_stage import run_example_stage
@@ -32,14 +34,12 @@ from optimizer.stages.run_context import (
     with_bundle_model,
 )
 from optimizer.stages.run_inputs import check_inputs
-from optimizer.stages.sealed_evaluation import run_sealed_evaluation
+from optimizer.stages.sealed_evaluation import run_sealed_evaluation, sealed_calls
 from optimizer.stages.sealed_result import SealedResult, result_values
 from optimizer.stages.tuning_stage import run_tuning_stage, tuned_candidates
 
 BUNDLE: Final = "bundle"
 RUN_FILE: Final = "run.toml"
-_SEALED_SHARE: Final = 0.2
-"""Share of each limit of the budget that the search must not use, because the sealed evaluation needs it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,11 +103,6 @@ async def _run_stages(config: RunConfig, directory: Path, journal: Journal, noti
         return Result(bundle, sealed, is_found, spent_out)
 
 
-def search_share(*, is_sealed: bool) -> float:
-    """Return the share of each limit of the budget that the search can use. `is_sealed`: there are sealed rows."""
-    return 1.0 - _SEALED_SHARE if is_sealed else 1.0
-
-
 async def _note_start(context: RunContext, notify: Notify) -> None:
     """Tell the user why drpo chose the starting bundle, if it did (`[bundle] start`). Journal the bundle's name."""
     start = starting_bundle(context.config)
@@ -123,18 +118,26 @@ async def _optimize(context: RunContext, first: Candidate) -> tuple[Candidate, b
         The best candidate found, and whether the budget ended the search early.
     """
     best = BestCandidate(first)
-    context.budget.share = search_share(is_sealed=bool(context.data.sealed))
+    context.budget.kept_calls = _sealed_calls(context)
     try:
         await run_judge_trial(context, first)
+        context.budget.kept_calls = _sealed_calls(context)  # the trial can change how often the judge is asked
         await run_example_stage(context, best)
         await run_prompt_stage(context, best)
         await run_tuning_stage(context, best, first)
     except BudgetSpentError as error:
+        await context.calls.finish()  # a call that still waits for its turn must not spend what is kept
         await context.journal.note("spent", what=error.what)
         return best.candidate, True
     finally:
-        context.budget.share = 1.0
+        context.budget.kept_calls = 0
     return best.candidate, False
+
+
+def _sealed_calls(context: RunContext) -> int:
+    """Return how many calls the search leaves to the sealed evaluation."""
+    asks_for_letters = JUDGE in context.calls.roles and context.calls.form(JUDGE).reply_format == LETTER
+    return sealed_calls(context.config, len(context.data.sealed), asks_for_letters=asks_for_letters)
 
 
 def _write_bundle(context: RunContext, chosen: Candidate, sealed: SealedResult | None, directory: Path) -> Path:
@@ -152,7 +155,18 @@ def _write_bundle(context: RunContext, chosen: Candidate, sealed: SealedResult |
 
 
 def _check_before_the_search(context: RunContext, baseline: Candidate, first: Candidate) -> None:
-    """Raise ConfigError if the baseline, the first candidate or a candidate of [tune] cannot be written as a bundle."""
+    """Check what the search cannot change.
+
+    Raises:
+        ConfigError: The baseline, the first candidate or a candidate of [tune] cannot be written as a bundle, or the
+            calls of [budget] are not more than the sealed evaluation can need.
+    """
+    limit, kept = context.budget.limits.calls, _sealed_calls(context)
+    if limit is not None and limit <= kept:
+        raise ConfigError(
+            f"[budget] calls = {limit} leaves no call to the search: the evaluation on {len(context.data.sealed)} "
+            f"sealed rows can need {kept} calls. Allow more calls, or set [data] raw to fewer rows"
+        )
     for candidate in (baseline, first):
         context.gate.check(candidate, "[bundle]")
     for what, candidate in tuned_candidates(first, context.config.tune):

@@ -4,19 +4,23 @@ A raw variant has no system prompt and no examples. The result says whether the 
 baseline, and by how much.
 """
 
-import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import ceil
 from typing import Final
 
 from index.measures.answer_form import ends_by_itself
 from index.measures.confidence import Interval, bootstrap_mean, wilson
 from index.measures.refusals import refuses
 from optimizer.core.candidate import Candidate
+from optimizer.core.concurrency import gather_or_cancel
+from optimizer.core.config_tables import RunConfig
 from optimizer.core.errors import UnusableRowsError
 from optimizer.data.dataset import COMPLY, GENERAL, REFUSE, Row
 from optimizer.data.split import SEALED
 from optimizer.models.task_model import Raw, Variant
+from optimizer.rewards.judge_protocol import ROLE as JUDGE
+from optimizer.rewards.registry import reward_kind
 from optimizer.rewards.scorer import ScoredReply
 from optimizer.stages.run_context import RunContext
 from optimizer.stages.scored_rows import ScoredRows
@@ -33,6 +37,8 @@ from optimizer.stages.sealed_result import (
 
 _RAW_SAMPLING: Final = ("max_tokens", "temperature")
 """Sampling parameters that the variant `raw` shares with the bundle, for equal length limit and equal randomness."""
+_REPEATS: Final = 1.1
+"""How many calls are kept for one that is counted, because a reply that cannot be read is asked for again."""
 ComparePair = Callable[[str, str, str], Awaitable[float]]
 """A function of a query and two answers. It returns 1 if the first is better, 0 if the second is better, else 0.5."""
 
@@ -61,6 +67,30 @@ class SealedPlan:
     def judgements(self) -> int:
         """Number of answers to score: of the bundle, the baseline and the two raw variants together."""
         return 2 * len(self.rows) + 2 * len(self.rows[: self.raw])
+
+
+def answers_by_variant(config: RunConfig, rows: int) -> Mapping[str, int]:
+    """Return how many sealed rows each variant answers, by the name of the variant. `rows`: number of sealed rows."""
+    raw = rows if config.data.raw is None else min(config.data.raw, rows)
+    return {BUNDLE: rows, BASELINE: rows, RAW_MATCHED: raw, RAW: raw}
+
+
+def sealed_calls(config: RunConfig, rows: int, *, asks_for_letters: bool = False) -> int:
+    """Return how many calls the sealed evaluation makes at most, with some repeats of calls that failed.
+
+    Args:
+        config: The settings of run.toml.
+        rows: Number of sealed rows.
+        asks_for_letters: Whether the judge scores each criterion in a call of its own.
+    """
+    kinds = [reward_kind(name) for name in config.reward.weights]
+    per_rating = config.reward.judge.most if asks_for_letters else 1
+    per_answer = 1 + sum(
+        count * (per_rating if role == JUDGE else 1) for kind in kinds for role, count in kind.calls_per_answer.items()
+    )
+    per_row = sum(sum(kind.calls_per_query.values()) for kind in kinds)
+    comparisons = 2 * min(config.reward.confirm, rows)
+    return ceil(_REPEATS * (per_answer * sum(answers_by_variant(config, rows).values()) + per_row * rows + comparisons))
 
 
 async def run_sealed_evaluation(context: RunContext, best: Candidate, baseline: Candidate) -> SealedResult:
@@ -151,7 +181,7 @@ async def _score_variant(
     name: str, variant: Variant, scored_rows: ScoredRows, rows: Sequence[Row]
 ) -> list[ScoredReply | None]:
     is_counted = not isinstance(variant, Raw)
-    return list(await asyncio.gather(*(scored_rows.score(name, variant, row, is_counted=is_counted) for row in rows)))
+    return await gather_or_cancel(scored_rows.score(name, variant, row, is_counted=is_counted) for row in rows)
 
 
 async def _preference_share(
@@ -169,7 +199,7 @@ async def _preference_share(
         for row, ours, other in triples
         if ours is not None and other is not None
     ]
-    return bootstrap_mean([share for share in await asyncio.gather(*comparisons) if share is not None])
+    return bootstrap_mean([share for share in await gather_or_cancel(comparisons) if share is not None])
 
 
 def _summarize(rows: Sequence[Row], scored: Sequence[ScoredReply]) -> VariantSummary:

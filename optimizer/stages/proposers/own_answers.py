@@ -6,7 +6,6 @@ answered (optimizer.stages.checks.learned_text). An answer becomes an example if
 repeats nothing, and refuses if and only if the rows ask for a refusal.
 """
 
-import asyncio
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from index.measures.answer_form import ends_by_itself, repeated_share, word_coun
 from index.measures.refusals import refuses
 from index.types import Example
 from optimizer.core.candidate import Candidate
+from optimizer.core.concurrency import gather_or_cancel
 from optimizer.core.errors import ModelError, UnembeddableTextError, UnparsableReplyError
 from optimizer.data.dataset import COMPLY, GENERAL, REFUSE, Row
 from optimizer.models.cached_calls import CachedCalls
@@ -84,7 +84,7 @@ class OwnAnswers:
         faults = [_length_fault(one) or self.gate.question_fault(one) for one in different]
         await self.gate.drop_each("example", source, (f"a question {why}" for why in faults if why))
         new = [one for one, why in zip(different, faults, strict=True) if not why]
-        found = await asyncio.gather(*(self._answer(parent, Row(one, failure.kind)) for one in new[:count]))
+        found = await gather_or_cancel(self._answer(parent, Row(one, failure.kind)) for one in new[:count])
         return [one for one in found if one is not None]
 
     async def _answer(self, parent: Candidate, row: Row) -> Example | None:

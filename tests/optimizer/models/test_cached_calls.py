@@ -132,7 +132,7 @@ def test_budget_limits_minutes() -> None:
     budget = Budget(Limits(minutes=10))
     budget.minutes = 9.9
     budget.reserve(Cost(1))
-    budget.share = 0.5
+    budget.kept_calls = 10_000
     with pytest.raises(BudgetSpentError, match="minutes"):
         budget.reserve(Cost(1))
 

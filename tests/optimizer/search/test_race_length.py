@@ -48,11 +48,26 @@ def test_wider_search_has_shorter_races() -> None:
     assert within_allowance(settings, Allowance(600, "calls")).race.max_queries == 600 * 3 // 5 // 25
 
 
-def test_budget_says_what_is_left_of_the_usable_share() -> None:
-    budget = Budget(Limits(calls=100, money=2.0, minutes=10))
-    budget.share, budget.minutes = 0.8, 3.0
-    budget.settle(Cost(), Cost(calls=30, tokens=9_000, money=0.5))
+def test_budget_says_what_is_left_beside_the_kept_calls() -> None:
+    budget = Budget(Limits(calls=100, tokens=10_000, money=2.0, minutes=10))
+    budget.kept_calls, budget.minutes = 20, 1.5
+    assert budget.left.calls == 80
+    budget.settle(Cost(), Cost(calls=30, tokens=3_000, money=0.3))
     budget.reserve(Cost(calls=1, tokens=100, money=0.1))
-    assert budget.left == Limits(49, None, pytest.approx(1.0), pytest.approx(5.0))
+    # A kept call may cost one and a half times as much as the calls so far: 150 tokens, 0.015 and 0.075 minutes.
+    assert budget.left == Limits(49, 3_900, pytest.approx(1.3), pytest.approx(7.0))
     budget.settle(Cost(), Cost(calls=200))
     assert budget.left.calls == 0
+
+
+def test_at_most_half_of_tokens_money_and_minutes_is_kept() -> None:
+    budget = Budget(Limits(tokens=10_000, money=2.0, minutes=10))
+    budget.kept_calls, budget.minutes = 1_000, 2.0
+    budget.settle(Cost(), Cost(calls=1, tokens=1_000, money=0.5))
+    assert budget.left == Limits(None, 4_000, pytest.approx(0.5), pytest.approx(3.0))
+
+
+def test_nothing_is_kept_before_the_cost_of_a_call_is_known() -> None:
+    budget = Budget(Limits(tokens=10_000, minutes=10))
+    budget.kept_calls = 1_000
+    assert budget.left == Limits(None, 10_000, None, 10)

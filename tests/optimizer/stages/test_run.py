@@ -20,7 +20,7 @@ from index.embedders.registry import DEFAULT_EMBEDDER, open_embedder
 from index.measures.confidence import Interval
 from optimizer.__main__ import main
 from optimizer.core.config import read_config
-from optimizer.core.errors import BudgetSpentError
+from optimizer.core.errors import BudgetSpentError, ConfigError
 from optimizer.core.journal import Journal, read_journal
 from optimizer.estimation.estimate import estimate
 from optimizer.stages.run_context import open_run_context
@@ -65,16 +65,23 @@ async def test_repeated_run_makes_no_call_and_writes_the_same_bundle(tmp_path: P
         assert len(read_journal(tmp_path / "out")) == events, "a note that is in the journal is not written again"
 
 
-@pytest.mark.parametrize(("budget", "what"), [({"calls": 60}, "calls"), ({"tokens": 9_000}, "tokens")])
-async def test_budget_is_never_exceeded_and_its_end_is_reported(
-    tmp_path: Path, budget: dict[str, int], what: str
-) -> None:
+async def test_budget_is_never_exceeded_and_its_end_is_reported(tmp_path: Path) -> None:
     async with open_scripted_models(latency=0.002) as (models, url):
-        config = write_run(tmp_path, url, budget=budget)
-        with pytest.raises(BudgetSpentError, match=f"the budget of {what} is spent"):
+        config = write_run(tmp_path, url, budget={"tokens": 9_000})
+        with pytest.raises(BudgetSpentError, match="the budget of tokens is spent"):
             await run_config(config, tmp_path / "out")
-        assert sum(models.paid.values()) <= budget.get("calls", 10_000)
-        assert sum(models.paid.values()) * 30 <= budget.get("tokens", 1_000_000)
+        assert sum(models.paid.values()) * 30 <= 9_000
+        assert any(event.get("note") == "spent" for event in read_journal(tmp_path / "out"))
+        result = await run_config(write_run(tmp_path, url), tmp_path / "out")
+        assert result.sealed.improved, "the run continues with a larger budget"
+        assert max(models.paid.values()) == 1
+
+
+async def test_run_with_few_calls_ends_with_its_sealed_evaluation_and_continues_with_more(tmp_path: Path) -> None:
+    async with open_scripted_models(latency=0.002) as (models, url):
+        result = await run_config(write_run(tmp_path, url, budget={"calls": 150}), tmp_path / "out")
+        assert result.spent_out
+        assert sum(models.paid.values()) <= 150
         assert any(event.get("note") == "spent" for event in read_journal(tmp_path / "out"))
         result = await run_config(write_run(tmp_path, url), tmp_path / "out")
         assert result.sealed.improved, "the run continues with a larger budget"
@@ -84,8 +91,15 @@ async def test_budget_is_never_exceeded_and_its_end_is_reported(
 async def test_search_leaves_budget_for_the_sealed_evaluation(tmp_path: Path) -> None:
     async with open_scripted_models() as (_, url):
         search = {"beam": 4, "first": 16, "actions": 6, "propose": ["writer", "edits"]}
-        result = await run_config(write_run(tmp_path, url, budget={"calls": 900}, search=search), tmp_path / "out")
+        result = await run_config(write_run(tmp_path, url, budget={"calls": 400}, search=search), tmp_path / "out")
     assert result.spent_out
+
+
+async def test_too_few_calls_for_the_sealed_evaluation_are_refused_before_a_call_is_made(tmp_path: Path) -> None:
+    async with open_scripted_models() as (models, url):
+        with pytest.raises(ConfigError, match="calls = 50 leaves no call to the search"):
+            await run_config(write_run(tmp_path, url, budget={"calls": 50}), tmp_path / "out")
+    assert not models.paid
 
 
 async def test_concurrency_limit_is_used_and_never_exceeded(tmp_path: Path) -> None:

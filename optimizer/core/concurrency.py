@@ -1,0 +1,26 @@
+"""Waits for several pieces of work at the same time, and leaves none of them behind after an error."""
+
+import asyncio
+from collections.abc import Awaitable, Iterable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+async def gather_or_cancel(work: Iterable[Awaitable[T]]) -> list[T]:
+    """Wait for all pieces of work, and return their results in the same order.
+
+    If one piece raises an error, the others are cancelled. `asyncio.gather` would leave them running: after the budget
+    ended a search, they would go on and spend what is left for the sealed evaluation.
+
+    Raises:
+        BaseException: The error that was raised first.
+    """
+    tasks = [asyncio.ensure_future(one) for one in work]
+    try:
+        return list(await asyncio.gather(*tasks))
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        raise
