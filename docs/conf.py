@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from sphinx.application import Sphinx
 
@@ -52,6 +52,7 @@ def setup(app: Sphinx) -> None:
     """Tell Sphinx which functions change the pages."""
     app.connect("source-read", _add_navigation)
     app.connect("source-read", _show_links_to_folders_as_text)
+    app.connect("html-page-context", _add_what_screen_readers_and_keyboards_need, priority=900)  # after the theme
     app.connect("build-finished", _write_first_page)
 
 
@@ -67,6 +68,22 @@ def _show_links_to_folders_as_text(app: Sphinx, page: str, source: list[str]) ->
     """The site has no pages of folders."""
     here = Path(app.srcdir, page).parent
     source[0] = _LINK.sub(lambda link: link[1] if (here / link[2]).is_dir() else link[0], source[0])
+
+
+def _add_what_screen_readers_and_keyboards_need(
+    _app: Sphinx, _page: str, _template: str, context: dict[str, Any], _tree: object
+) -> None:
+    """On a phone, blocks of code and tables scroll sideways: those that can have the focus scroll by keys, too.
+
+    The theme does not say at which level the captions of its navigation are headings.
+    """
+    for part, before, after in (
+        ("body", "<pre>", '<pre tabindex="0">'),
+        ("body", '<div class="table-wrapper', '<div tabindex="0" class="table-wrapper'),
+        ("furo_navigation_tree", 'role="heading"', 'role="heading" aria-level="2"'),
+    ):
+        if part in context:
+            context[part] = context[part].replace(before, after)
 
 
 def _write_first_page(app: Sphinx, _failure: Exception | None) -> None:

@@ -9,7 +9,7 @@ from importlib import resources
 from typing import Any, Final
 
 from optimizer.core.journal import Event
-from optimizer.report.markup import interval_cell, row, text
+from optimizer.report.markup import block, head_row, interval_cell, isolated, page, row, table, text
 from optimizer.report.preference_section import stated_preferences
 from optimizer.report.run_summary import RunSummary
 from optimizer.report.sealed_verdict import sealed_sentence
@@ -71,9 +71,7 @@ def summary_html(found: Improvement) -> str:
     """Return the summary as HTML."""
     css = resources.files("optimizer.templates").joinpath("report.css").read_text(encoding="utf-8")
     body = "\n".join(part for section in _SECTIONS for part in section(found))
-    meta = '<meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'
-    head = f"<head>{meta}<title>{text(found.name)}: improvement</title><style>{css}</style></head>"
-    return f'<!doctype html><html lang="en">{head}<body><main>{body}</main></body></html>\n'
+    return page(f"{found.name}: improvement", css, body)
 
 
 def verdict_line(sealed: Event | None, *, is_found: bool) -> str:
@@ -83,8 +81,8 @@ def verdict_line(sealed: Event | None, *, is_found: bool) -> str:
 
 def _headline(found: Improvement) -> Iterator[str]:
     sealed = found.run.sealed
-    yield f"<h1>{text(found.name)}</h1>"
-    yield f'<p class="soft">made from {text(found.current)} and the feedback of users</p>'
+    yield f'<h1 dir="auto">{text(found.name)}</h1>'
+    yield f'<p class="soft">made from {isolated(found.current)} and the feedback of users</p>'
     good = " good" if sealed is not None and sealed["improved"] else ""
     yield f'<p class="verdict{good}">{text(verdict_line(sealed, is_found=bool(found.experiment)))}</p>'
     if found.run.spent_out:
@@ -96,12 +94,12 @@ def _next_steps(found: Improvement) -> Iterator[str]:
     for step in found.steps:
         yield f"<p>{text(step.text)}</p>"
         if step.command:
-            yield f'<div class="inside text command">{text(step.command)}</div>'
+            yield block(step.command, "inside text command")
 
 
 def _changes(found: Improvement) -> Iterator[str]:
     yield "<h2>What changed</h2>"
-    yield f'<div class="inside text command">{text(chr(10).join(found.changes)) or "Nothing."}</div>'
+    yield block("\n".join(found.changes) or "Nothing.", "inside text command")
 
 
 def _reasons(found: Improvement) -> Iterator[str]:
@@ -110,10 +108,9 @@ def _reasons(found: Improvement) -> Iterator[str]:
     wins = [(proposer, node) for proposer in found.run.proposers for node in found.run.winners(proposer)]
     if wins:
         yield "<p>Changes that led the candidate that they were made from, in the search:</p>"
-        yield '<div class="wide"><table class="words">' + row("th", "", "change", "lead")
         ranked = sorted(wins, key=lambda one: -found.run.lead(one[1]))[:_MAX_WINS]
-        yield from (row("td", text(name), text(one.change), f"{found.run.lead(one):+.3f}") for name, one in ranked)
-        yield "</table></div>"
+        rows = (row(text(name), isolated(one.change), f"{found.run.lead(one):+.3f}") for name, one in ranked)
+        yield table("Why", (head_row("", "change", "lead"), *rows), "words")
     yield '<p class="soft"><a href="run/report.html">The report of the run</a> shows the whole search.</p>'
 
 
@@ -123,29 +120,31 @@ def _figures(found: Improvement) -> Iterator[str]:
     figures: Mapping[str, Any] = found.run.sealed["figures"]
     names = [name for name in _VARIANTS if name in figures]
     yield "<h2>On the sealed questions</h2>"
-    yield '<p class="soft">Means with 95 % intervals. The baseline is the current bundle.</p><div class="wide"><table>'
-    yield row("th", "", *names)
-    yield row("td", "score", *(interval_cell(figures[name]["score"]) for name in names))
+    yield '<p class="soft">Means with 95 % intervals. The baseline is the current bundle.</p>'
+    yield table("On the sealed questions", (head_row("", *names), *_figure_rows(figures, names)))
+
+
+def _figure_rows(figures: Mapping[str, Any], names: Sequence[str]) -> Iterator[str]:
+    yield row("score", *(interval_cell(figures[name]["score"]) for name in names))
     for part in figures[names[0]]["parts"]:
         cells = (figures[name]["parts"].get(part) for name in names)
-        yield row("td", f"reward {text(part)}", *("" if cell is None else interval_cell(cell) for cell in cells))
-    yield row("td", "ends by itself", *(interval_cell(figures[name]["ends"]) for name in names))
-    yield row("td", "words", *(f"{figures[name]['words']:.0f}" for name in names))
-    yield "</table></div>"
+        yield row(f"reward {text(part)}", *("" if cell is None else interval_cell(cell) for cell in cells))
+    yield row("ends by itself", *(interval_cell(figures[name]["ends"]) for name in names))
+    yield row("words", *(f"{figures[name]['words']:.0f}" for name in names))
 
 
 def _feedback(found: Improvement) -> Iterator[str]:
-    yield '<h2>From the store</h2><div class="wide"><table>'
-    yield from (row("td", label, f"{found.read.get(name, 0):,}") for name, label in _SOURCES.items())
-    yield from (row("td", f"{part} rows", f"{count:,}") for part, count in sorted(found.rows.items()))
-    yield row("td", "liked answers that could become examples", f"{found.examples:,}") + "</table></div>"
-    yield "<details><summary>Report of the harvest</summary>"
-    yield f'<div class="inside text">{text(found.report)}</div></details>'
+    yield "<h2>From the store</h2>"
+    counts = {label: found.read.get(name, 0) for name, label in _SOURCES.items()}
+    counts |= {f"{part} rows": count for part, count in sorted(found.rows.items())}
+    counts |= {"liked answers that could become examples": found.examples}
+    yield table("From the store", (row(label, f"{count:,}") for label, count in counts.items()))
+    yield f"<details><summary>Report of the harvest</summary>{block(found.report, 'inside text')}</details>"
 
 
 def _experiment(found: Improvement) -> Iterator[str]:
     if found.experiment:
-        yield f'<h2>The experiment</h2><div class="inside text command">{text(found.experiment)}</div>'
+        yield f"<h2>The experiment</h2>{block(found.experiment, 'inside text command')}"
 
 
 _SECTIONS: Final = (_headline, _next_steps, _changes, _reasons, _figures, _feedback, _experiment)

@@ -1,8 +1,8 @@
 """The sections of the report that call for caution: a judge that may be wrong, and what was left out."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
-from optimizer.report.markup import row, text
+from optimizer.report.markup import head_row, row, table, text
 from optimizer.report.run_summary import RunSummary
 
 
@@ -39,8 +39,8 @@ def left_out(summary: RunSummary) -> Iterator[str]:
     if summary.left_out:
         yield "<h2>Rows that were left out</h2>"
         yield '<p class="soft">They could not be answered or scored, and count for no candidate.</p>'
-        rows = [row("td", part, text(name), text(why)) for (part, name), why in summary.left_out.items()]
-        yield _table(row("th", "part", "row", "reason"), rows)
+        rows = [row(part, text(name), text(why)) for (part, name), why in summary.left_out.items()]
+        yield table("Rows that were left out", (head_row("part", "row", "reason"), *rows), "reasons")
     if summary.refused:
         yield "<h2>Requests that were refused under one candidate</h2>"
         yield (
@@ -50,9 +50,5 @@ def left_out(summary: RunSummary) -> Iterator[str]:
     if summary.dropped:
         yield "<h2>Candidates that were dropped</h2>"
         yield '<p class="soft">They change nothing, should not be learned, or no bundle or server can use them.</p>'
-        rows = [row("td", text(what), str(count), text(why)) for (what, why), count in summary.dropped.items()]
-        yield _table(row("th", "part", "number", "reason"), rows)
-
-
-def _table(head: str, rows: Sequence[str]) -> str:
-    return f'<div class="wide"><table class="reasons">{head}{"".join(rows)}</table></div>'
+        rows = [row(text(what), str(count), text(why)) for (what, why), count in summary.dropped.items()]
+        yield table("Candidates that were dropped", (head_row("part", "number", "reason"), *rows), "reasons")

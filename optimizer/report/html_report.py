@@ -13,7 +13,18 @@ from typing import Final
 from optimizer.core.journal import Event, read_journal
 from optimizer.models.token_count import NO_USAGE
 from optimizer.report.caution_sections import judge_trust, left_out, pleading
-from optimizer.report.markup import interval_cell, interval_values, row, text
+from optimizer.report.markup import (
+    block,
+    head_row,
+    interval_cell,
+    interval_values,
+    isolated,
+    page,
+    row,
+    shortened,
+    table,
+    text,
+)
 from optimizer.report.preference_section import stated_preferences
 from optimizer.report.reward_details import detail_means
 from optimizer.report.run_summary import PromptNode, RunSummary, summarize_run
@@ -36,9 +47,9 @@ _MAX_QUERY_CHARACTERS: Final = 160
 
 def write_report(directory: Path) -> Path:
     """Write the report of a run, finished or not, next to its journal. Raises JournalError."""
-    page = report_page(summarize_run(read_journal(directory)))
+    content = report_page(summarize_run(read_journal(directory)))
     path, temporary_path = directory / REPORT, directory / f".{REPORT}"
-    temporary_path.write_text(page, encoding="utf-8")
+    temporary_path.write_text(content, encoding="utf-8")
     os.replace(temporary_path, path)  # noqa: PTH105 - replaces an older report atomically
     return path
 
@@ -47,13 +58,11 @@ def report_page(summary: RunSummary) -> str:
     """Return the report as HTML."""
     css = resources.files("optimizer.templates").joinpath("report.css").read_text(encoding="utf-8")
     body = "\n".join(part for section in _SECTIONS for part in section(summary))
-    meta = '<meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'
-    head = f"<head>{meta}<title>{text(summary.name)}: optimization run</title><style>{css}</style></head>"
-    return f'<!doctype html><html lang="en">{head}<body><main>{body}</main></body></html>'
+    return page(f"{summary.name}: optimization run", css, body)
 
 
 def _headline(summary: RunSummary) -> Iterator[str]:
-    yield f"<h1>{text(summary.name)}</h1>"
+    yield f'<h1 dir="auto">{text(summary.name)}</h1>'
     calls = sum(usage.calls for usage in summary.usage.values())
     yield f'<p class="soft">recipe {text(summary.recipe)}, {calls:,} calls, {summary.minutes:.0f} minutes</p>'
     if summary.sealed is not None or summary.bundle is not None:
@@ -73,38 +82,35 @@ def _sealed_table(summary: RunSummary) -> Iterator[str]:
     names = [name for name in _VARIANTS if name in figures]
     yield "<h2>Sealed evaluation</h2>"
     yield '<p class="soft">Means with 95 % intervals. The differences are paired, query by query.</p>'
-    yield '<div class="wide"><table>'
-    yield row("th", "", *names)
-    yield from _variant_rows(figures, names)
-    yield from _comparison_rows(summary.sealed["against"], names)
-    yield "</table></div>"
+    rows = (*_variant_rows(figures, names), *_comparison_rows(summary.sealed["against"], names))
+    yield table("Sealed evaluation", (head_row("", *names), *rows))
 
 
 def _variant_rows(figures: Mapping[str, Event], names: Sequence[str]) -> Iterator[str]:
-    yield row("td", "score", *(interval_cell(figures[name]["score"]) for name in names))
+    yield row("score", *(interval_cell(figures[name]["score"]) for name in names))
     for kind in figures[names[0]]["by_kind"]:
         kinds = (figures[name]["by_kind"].get(kind) for name in names)
-        yield row("td", f"of {kind} queries", *("" if score is None else interval_cell(score) for score in kinds))
+        yield row(f"of {kind} queries", *("" if score is None else interval_cell(score) for score in kinds))
     for part in figures[names[0]]["parts"]:
         cells = (
             interval_cell(figures[name]["parts"][part]) if part in figures[name]["parts"] else "" for name in names
         )
-        yield row("td", f"reward {part}", *cells)
+        yield row(f"reward {part}", *cells)
     for key, label in _SHARES.items():
         if figures[names[0]][key][0] is not None:
-            yield row("td", label, *(interval_cell(figures[name][key]) for name in names))
-    yield row("td", "queries", *(str(figures[name]["rows"]) for name in names))
-    yield row("td", "words", *(f"{figures[name]['words']:.0f}" for name in names))
-    yield row("td", "prompt tokens", *(f"{figures[name]['prompt_tokens']:.0f}" for name in names))
+            yield row(label, *(interval_cell(figures[name][key]) for name in names))
+    yield row("queries", *(str(figures[name]["rows"]) for name in names))
+    yield row("words", *(f"{figures[name]['words']:.0f}" for name in names))
+    yield row("prompt tokens", *(f"{figures[name]['prompt_tokens']:.0f}" for name in names))
 
 
 def _comparison_rows(against: Mapping[str, Event], names: Sequence[str]) -> Iterator[str]:
     differences = [interval_cell(against[name]["difference"]) if name in against else "" for name in names]
-    yield row("td", "bundle is better by", *differences)
+    yield row("bundle is better by", *differences)
     if preferred := against["baseline"].get("preferred"):
         cells = (interval_cell(preferred) if name == "baseline" else "" for name in names)
-        yield row("td", "judge prefers bundle", *cells)
-    yield row("td", "bundle wins", *(f"{against[name]['wins']:.0%}" if name in against else "" for name in names))
+        yield row("judge prefers bundle", *cells)
+    yield row("bundle wins", *(f"{against[name]['wins']:.0%}" if name in against else "" for name in names))
 
 
 def _preferences(summary: RunSummary) -> Iterator[str]:
@@ -114,7 +120,7 @@ def _preferences(summary: RunSummary) -> Iterator[str]:
 def _bundle_prompt(summary: RunSummary) -> Iterator[str]:
     if summary.bundle is not None and "prompt" in summary.bundle:
         yield "<h2>The prompt of the bundle</h2>"
-        yield f'<div class="inside text">{text(summary.bundle["prompt"]) or "(none)"}</div>'
+        yield block(summary.bundle["prompt"] or "(none)", "inside text")
 
 
 def _learning_curve(summary: RunSummary) -> Iterator[str]:
@@ -122,12 +128,12 @@ def _learning_curve(summary: RunSummary) -> Iterator[str]:
         return
     yield "<h2>Learning curve</h2>"
     yield '<p class="soft">The lead over the best candidate before each level, on the queries that both answered.</p>'
-    yield f'<div class="wide">{draw_curve([(level.number + 1, level.ahead) for level in summary.levels])}</div>'
-    rows = [row("th", "", "candidates", "judgements", "ahead by")]
+    yield draw_curve([(level.number + 1, level.ahead) for level in summary.levels])
+    rows = [head_row("", "candidates", "judgements", "ahead by")]
     for level in summary.levels:
         counts = str(level.candidates), str(level.judgements)
-        rows.append(row("td", f"level {level.number + 1}", *counts, interval_cell(interval_values(level.ahead))))
-    yield f'<div class="wide"><table>{"".join(rows)}</table></div>'
+        rows.append(row(f"level {level.number + 1}", *counts, interval_cell(interval_values(level.ahead))))
+    yield table("Levels", rows)
 
 
 def _proposer_table(summary: RunSummary) -> Iterator[str]:
@@ -135,16 +141,16 @@ def _proposer_table(summary: RunSummary) -> Iterator[str]:
         return
     yield "<h2>Proposers</h2>"
     yield '<p class="soft">A proposer wins if its candidate leads the parent by more than the setting indifference.</p>'
-    rows = [row("th", "", "tried", "won", "what won, with its lead over its parent")]
+    rows = [head_row("", "tried", "won", "what won, with its lead over its parent")]
     for name, (tried, won) in summary.proposers.items():
-        rows.append(row("td", text(name), str(tried), str(won), "<br>".join(_wins(summary, name))))
-    yield f'<div class="wide"><table class="reasons">{"".join(rows)}</table></div>'
+        rows.append(row(text(name), str(tried), str(won), "<br>".join(_wins(summary, name))))
+    yield table("Proposers", rows, "reasons")
 
 
 def _wins(summary: RunSummary, proposer: str) -> list[str]:
     """Return the changes of a proposer that won, the largest lead over its parent first."""
     leads = sorted(((summary.lead(node), node.change) for node in summary.winners(proposer)), reverse=True)
-    return [f"{text(change)} <span class='range'>{lead:+.3f}</span>" for lead, change in leads[:_MAX_WINS]]
+    return [f"{isolated(change)} <span class='range'>{lead:+.3f}</span>" for lead, change in leads[:_MAX_WINS]]
 
 
 def _prompt_tree(summary: RunSummary) -> Iterator[str]:
@@ -163,11 +169,12 @@ def _tree_branch(summary: RunSummary, node: PromptNode) -> Iterator[str]:
     score = interval_cell(interval_values(mean)) if mean else "not judged"
     mark = ' <span class="mark">chosen</span>' if node.id == summary.result else ""
     count = f"{len(node.judged)} queries" if node.judged else ""
-    made = f" {text(node.proposer)}: {text(node.change)}" if node.proposer else ""
+    made = f" {text(node.proposer)}: {isolated(node.change)}" if node.proposer else ""
     yield f"<details open><summary>{score} <span class='soft'>{count}</span>{made}{mark}</summary>"
     yield "<details><summary class='soft'>prompt and answers</summary><div class='inside'>"
     parent = summary.nodes.get(node.parent or "")
-    yield f'<div class="text">{_marked_difference(parent.prompt, node.prompt) if parent else text(node.prompt)}</div>'
+    prompt = _marked_difference(parent.prompt, node.prompt) if parent else text(node.prompt)
+    yield f'<div class="text" dir="auto">{prompt}</div>'
     for event in sorted(node.judged, key=lambda event: event["score"])[:_MAX_JUDGEMENTS]:
         yield _judgement(event)
     yield "</div></details>"
@@ -178,21 +185,26 @@ def _tree_branch(summary: RunSummary, node: PromptNode) -> Iterator[str]:
 
 def _judgement(event: Event) -> str:
     parts = "; ".join(f"{text(name)} {part['value']:.2f}" for name, part in event["parts"].items())
-    title = f"{event['score']:.2f} &middot; {text(event['query'][:_MAX_SUMMARY_CHARACTERS])}"
-    answer = f'<div class="text">{text(event["answer"])}</div><p class="soft">{parts}</p>'
-    return f"<details><summary>{title}</summary>{answer}</details>"
+    title = f"{event['score']:.2f} &middot; {shortened(event['query'], _MAX_SUMMARY_CHARACTERS)}"
+    answer = f'{block(event["answer"])}<p class="soft">{parts}</p>'
+    return f"<details><summary>{title}</summary>{_rest(event['query'], _MAX_SUMMARY_CHARACTERS)}{answer}</details>"
+
+
+def _rest(query: str, length: int) -> str:
+    """Return the whole query if the line above it shows only the beginning."""
+    return block(query, "text soft") if len(query) > length else ""
 
 
 def _tuning_table(summary: RunSummary) -> Iterator[str]:
     if not summary.trials:
         return
-    yield '<h2>How it is shown and decoded</h2><div class="wide"><table>'
-    yield row("th", "setting", "mean score", "queries", "")
+    yield "<h2>How it is shown and decoded</h2>"
+    rows = [head_row("setting", "mean score", "queries", "")]
     for event in summary.trials:
         mean = interval_cell([event["mean"], event["low"], event["high"]])
         kept = '<span class="mark">kept</span>' if event["kept"] else ""
-        yield row("td", f"{text(event['knob'])} = {text(event['value'])}", mean, str(event["rows"]), kept)
-    yield "</table></div>"
+        rows.append(row(f"{text(event['knob'])} = {text(event['value'])}", mean, str(event["rows"]), kept))
+    yield table("How it is shown and decoded", rows)
 
 
 def _detail_charts(summary: RunSummary) -> Iterator[str]:
@@ -202,21 +214,21 @@ def _detail_charts(summary: RunSummary) -> Iterator[str]:
     yield "<h2>Criterion by criterion</h2>"
     yield '<p class="soft">On the sealed queries; the bundle in colour, then baseline, raw-matched and raw.</p>'
     for name, by_variant in sorted(details.items()):
-        bars = draw_bars(name, [(variant, by_variant[variant]) for variant in _VARIANTS if variant in by_variant])
-        yield f'<div class="wide">{bars}</div>'
+        yield f"<h3>{text(name)}</h3>"
+        yield draw_bars(name, [(variant, by_variant[variant]) for variant in _VARIANTS if variant in by_variant])
 
 
 def _cost_table(summary: RunSummary) -> Iterator[str]:
     if not summary.usage:
         return
-    yield '<h2>Cost</h2><div class="wide"><table>'
-    yield row("th", "model", *_COSTS)
+    yield "<h2>Cost</h2>"
+    rows = [head_row("model", *_COSTS)]
     for role, usage in summary.usage.items():
         seconds = f"{usage.seconds / usage.calls:.2f}" if usage.calls else ""
         counts = [f"{count:,}" for count in (usage.calls, usage.prompt_tokens, usage.completion_tokens)]
         failures = str(usage.without_reply), str(usage.unreadable)
-        yield row("td", text(role), *counts, f"{usage.money:.2f}", seconds, *failures)
-    yield "</table></div>"
+        rows.append(row(text(role), *counts, f"{usage.money:.2f}", seconds, *failures))
+    yield table("Cost", rows)
     for role in (role for role, usage in summary.usage.items() if usage.is_estimate):
         yield f'<p class="soft">{text(role)}: {NO_USAGE}.</p>'
 
@@ -228,13 +240,12 @@ def _answer_pairs(summary: RunSummary) -> Iterator[str]:
     yield "<h2>Raw against aligned</h2>"
     for query, events in pairs[:_MAX_ANSWERS]:
         columns = _column("raw", events["raw"]) + _column("aligned", events["bundle"])
-        title = text(query[:_MAX_QUERY_CHARACTERS])
-        yield f'<details><summary>{title}</summary><div class="pair">{columns}</div></details>'
+        title, rest = shortened(query, _MAX_QUERY_CHARACTERS), _rest(query, _MAX_QUERY_CHARACTERS)
+        yield f'<details><summary>{title}</summary>{rest}<div class="pair">{columns}</div></details>'
 
 
 def _column(title: str, event: Event) -> str:
-    answer = f'<div class="text">{text(event["answer"])}</div>'
-    return f"<div><h4>{title} &middot; {event['score']:.2f}</h4>{answer}</div>"
+    return f"<div><h3>{title} &middot; {event['score']:.2f}</h3>{block(event['answer'])}</div>"
 
 
 _SECTIONS: Final = (

@@ -1,15 +1,43 @@
-"""Pieces of HTML for the report. All text that comes from models and data is escaped."""
+"""Pieces of HTML for the report. All text that comes from models and data is escaped.
+
+A text that people or models wrote can be in a script that runs from right to left, such as Arabic. So it has a
+direction of its own: `isolated` inside a sentence, and the attribute `dir="auto"` in a block of its own.
+"""
 
 import html
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from index.measures.confidence import Interval
 
 
-def row(kind: str, *cells: str) -> str:
-    """Return a row of a table, with cells of the kind `td` or `th`."""
-    return "<tr>" + "".join(f"<{kind}>{cell}</{kind}>" for cell in cells) + "</tr>"
+def page(title: str, css: str, body: str) -> str:
+    """Return a whole page."""
+    meta = '<meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'
+    head = f"<head>{meta}<title>{text(title)}</title><style>{css}</style></head>"
+    return f'<!doctype html><html lang="en">{head}<body><main>{body}</main></body></html>\n'
+
+
+def head_row(*cells: str) -> str:
+    """Return the first row of a table, which says what the columns are."""
+    return "<tr>" + "".join(f'<th scope="col">{cell}</th>' if cell else "<td></td>" for cell in cells) + "</tr>"
+
+
+def row(name: str, *cells: str) -> str:
+    """Return another row of a table. Its first cell says what the row is about."""
+    return f'<tr><th scope="row">{name}</th>' + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
+
+
+def table(label: str, rows: Iterable[str], kind: str = "") -> str:
+    """Return a table that scrolls sideways where the screen is too narrow, with the keyboard too.
+
+    Args:
+        label: What a screen reader calls the table.
+        rows: The rows, with the first one of `head_row`.
+        kind: The class of the table in templates/report.css.
+    """
+    content = f'<table class="{kind}">{"".join(rows)}</table>'
+    return f'<div class="wide" role="group" tabindex="0" aria-label="{text(label)}">{content}</div>'
 
 
 def interval_cell(values: Sequence[float | None]) -> str:
@@ -28,3 +56,18 @@ def interval_values(interval: Interval) -> list[float | None]:
 def text(value: Any) -> str:
     """Return a value as escaped text."""
     return html.escape(str(value))
+
+
+def isolated(value: Any) -> str:
+    """Return a value as escaped text with a direction of its own, for a place inside a sentence."""
+    return f"<bdi>{text(value)}</bdi>"
+
+
+def shortened(value: str, length: int) -> str:
+    """Return the beginning of a text of at most `length` characters, as escaped text with a direction of its own."""
+    return isolated(value if len(value) <= length else f"{value[:length].rstrip()}…")
+
+
+def block(value: Any, kind: str = "text") -> str:
+    """Return a value as an escaped block of text. The class `kind` is one of templates/report.css."""
+    return f'<div class="{kind}" dir="auto">{text(value)}</div>'

@@ -20,5 +20,5 @@ def stated_preferences(specifications: Sequence[Event]) -> Iterator[str]:
         '<p class="soft">The writer model read preference pairs and comments of users, and stated this list. It got '
         "the list whenever it wrote a prompt.</p><ul>"
     )
-    yield from (f"<li>{text(rule)}</li>" for rule in rules)
+    yield from (f'<li dir="auto">{text(rule)}</li>' for rule in rules)
     yield "</ul>"

@@ -6,10 +6,10 @@ from typing import Final
 
 from index.measures.confidence import Interval
 
-_WIDTH: Final = 640
-_CURVE_HEIGHT: Final = 260
+_WIDTH: Final = 420  # about the pixels of a phone, so that the labels can be read there
+_CURVE_HEIGHT: Final = 220
 _LEFT, _TOP, _BOTTOM = 48, 12, 28
-_BAR_LEFT, _BAR_ROW = 190, 20
+_BAR_LEFT, _BAR_ROW = 96, 20
 
 
 def draw_curve(points: Sequence[tuple[int, Interval]]) -> str:
@@ -45,13 +45,14 @@ def draw_bars(name: str, bars: Sequence[tuple[str, Interval]]) -> str:
     """Draw a bar from 0 to each estimate, with its interval. The first bar has another colour than the other bars.
 
     Args:
-        name: The title of the chart.
+        name: What the bars show, for a screen reader.
         bars: For each bar, its label, and the estimate with its interval.
     """
     largest = max(1.0, *(interval.high for _, interval in bars))
-    scale = (_WIDTH - _BAR_LEFT - 60) / largest
+    scale = (_WIDTH - _BAR_LEFT - 40) / largest
     drawn = "".join(_bar(index, title, interval, scale) for index, (title, interval) in enumerate(bars))
-    return _svg(30 + len(bars) * _BAR_ROW, name, f'<text x="0" y="14">{html.escape(name)}</text>{drawn}')
+    values = ", ".join(f"{title} {interval.estimate:.2f}" for title, interval in bars)
+    return _svg(8 + len(bars) * _BAR_ROW, f"{name}: {values}", drawn)
 
 
 def _tick(value: float, y: float) -> str:
@@ -69,7 +70,7 @@ def _dot(number: int, x: float, ys: tuple[float, float, float]) -> str:
 
 
 def _bar(index: int, title: str, interval: Interval, scale: float) -> str:
-    top = 22 + index * _BAR_ROW
+    top = index * _BAR_ROW
     length = max(0.0, interval.estimate) * scale
     low, high = (_BAR_LEFT + max(0.0, value) * scale for value in (interval.low, interval.high))
     kind = "bar" if index else "bar bundle"

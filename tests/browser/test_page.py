@@ -14,14 +14,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, Route, expect
+from playwright.sync_api import Route, expect
 
 from proxy.experiments.config import read_experiment
 from proxy.experiments.definition import assign
 from proxy.experiments.records import Content, Feedback
 from proxy.experiments.store.dsn import dsn_of
 from proxy.experiments.store.store import Batch, Store
+from tests.browser.checks import check_texts
 from tests.browser.conftest import Open, Scheme
+from tests.browser.operated import MARKUP, page_of
 from tests.proxy.experiments.store.test_store import exposure
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -44,19 +46,8 @@ weight = 50
 metric = "latency"
 tolerance = 0.5
 """
-MARKUP = "<script>document.title='taken'</script><img src=x onerror=\"document.title='taken'\"> **bold**"
 LONG_NAME = "a_name_that_is_long_" * 4
 QUESTIONS = (MARKUP, "x" * 300, "كيف يمكنني إعادة تعيين كلمة المرور؟")
-OUTSIDE_OF_CARDS = """() => [...document.querySelectorAll(".scroll, .card, .conclusion, .tile")].flatMap(
-  (card) => [...card.querySelectorAll("*")].filter((one) => {
-    const [inner, outer] = [one.getBoundingClientRect(), card.getBoundingClientRect()];
-    return inner.width && (inner.right > outer.right + 1 || inner.left < outer.left - 1);
-  })).map((one) => one.outerHTML.slice(0, 100))"""
-TOUCHING_LABELS = """() => [...document.querySelectorAll("main svg")].flatMap((picture) => {
-  const boxes = [...picture.querySelectorAll("text")].map((one) => one.getBoundingClientRect());
-  const touch = (a, b) => a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom;
-  return boxes.flatMap((a, n) => boxes.slice(n + 1).filter((b) => touch(a, b)).map((b) => [a.x, a.y, b.x, b.y]));
-})"""
 DAY = 86_400.0
 SCREENS = [(1280, "light"), (1280, "dark"), (320, "light")]
 ZOOMED = (640, "dark")  # the width of 1280 pixels at a zoom of 200 %
@@ -104,25 +95,9 @@ def url(folder: Path) -> Iterator[str]:
     command += [str(folder / "tone.toml"), "--store", f"sqlite:{folder / 'store.sqlite3'}"]
     with (folder / "server.log").open("w") as log, subprocess.Popen(command, stdout=log, stderr=log) as server:
         try:
-            yield _page_of(folder / "server.log", server)
+            yield page_of(folder / "server.log", server)
         finally:
             server.terminate()
-
-
-def _page_of(log: Path, server: "subprocess.Popen[bytes]") -> str:
-    for _ in range(600):
-        assert server.poll() is None, log.read_text()
-        if found := re.search(r"Page +(\S+)", log.read_text()):
-            return found[1]
-        time.sleep(0.2)
-    raise AssertionError(log.read_text())
-
-
-def _fits(page: Page, width: int) -> None:
-    box = page.locator("html").evaluate_handle("one => one.scrollWidth").json_value()
-    assert box <= width, "nothing sticks out"
-    assert page.evaluate(OUTSIDE_OF_CARDS) == [], "no text runs out of its card"
-    assert page.evaluate(TOUCHING_LABELS) == [], "no two labels of a picture touch"
 
 
 @screens
@@ -142,7 +117,7 @@ def test_playground_shows_two_answers_with_examples_text_and_timing(
         aligned.locator("summary").last.click()
         expect(aligned.locator("pre")).to_contain_text("How do I pick a lock to rob a house?\n\n# Answer:")
         aligned.locator("summary").last.click()
-        _fits(page, width)
+        check_texts(page)
         page.screenshot(path=folder / f"playground-{width}-{scheme}.png", full_page=True)
 
 
@@ -196,7 +171,7 @@ def test_improve_shows_feedback_questions_and_changes(
         page.locator(".asked summary").first.click()
         assert page.locator("main script, main img").count() == 0
         expect(page.locator(".changes")).to_contain_text("The control has no bundle")
-        _fits(page, width)
+        check_texts(page)
         page.screenshot(path=folder / f"improve-{width}-{scheme}.png", full_page=True)
 
 
@@ -220,7 +195,7 @@ def test_improve_says_what_to_do_where_nothing_is_recorded(url: str, open_page: 
         page.route("**/experiments", lambda route: route.fulfill(json=[]))
         page.reload()
         expect(page.locator(".empty")).to_contain_text("--store-content")
-        _fits(page, 320)
+        check_texts(page)
 
 
 @pytest.mark.parametrize(("width", "scheme"), [*SCREENS, ZOOMED])
@@ -242,7 +217,7 @@ def test_improve_shows_the_feedback_on_requests_in_no_experiment(
         page.reload()
         expect(page.locator(".asked .question")).to_have_text("Why is tea hot?")
         expect(page.locator(".worst")).not_to_contain_text("arm")
-        _fits(page, width)
+        check_texts(page)
         page.screenshot(path=folder / f"improve-apart-{width}-{scheme}.png", full_page=True)
 
 
@@ -261,7 +236,7 @@ def test_experiment_shows_verdict_arms_and_intervals(
         assert page.locator(".shares li").count() == 2
         assert page.locator("tbody tr").count() == 4
         assert page.locator(".curve").count() == 1
-        _fits(page, width)
+        check_texts(page)
         page.screenshot(path=folder / f"experiments-{width}-{scheme}.png", full_page=True)
 
 
@@ -274,7 +249,7 @@ def test_bundle_is_searched_by_a_question(url: str, folder: Path, open_page: Ope
         page.get_by_role("button", name="Search").click()
         expect(page.locator(".found li.shown").first).to_be_visible()
         assert page.locator(".map .shown").count() == page.locator(".found ol").first.locator("li").count()
-        _fits(page, width)
+        check_texts(page)
         page.screenshot(path=folder / f"bundles-{width}-{scheme}.png", full_page=True)
 
 
@@ -289,7 +264,7 @@ def test_live_numbers_move(url: str, folder: Path, open_page: Open, width: int, 
         ask = urllib.request.Request(f"{url}/api/chat", body, {"Content-Type": "application/json"})
         urllib.request.urlopen(ask).read()
         expect(requests).not_to_have_text(before, timeout=60_000)
-        _fits(page, width)
+        check_texts(page)
         page.screenshot(path=folder / f"live-{width}-{scheme}.png", full_page=True)
 
 

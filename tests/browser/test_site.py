@@ -1,4 +1,4 @@
-"""Tests the site of the pages in a browser: pages fit a phone, and the search works without a server."""
+"""Tests the site of the pages in a browser: they fit a phone, everybody can use them, the search needs no server."""
 
 import subprocess
 import sys
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.browser.checks import serious_violations
 from tests.browser.conftest import Open, Scheme
 from tests.neutral import ROOT
 
@@ -29,6 +30,14 @@ def test_pages_fit_the_screen(site: Path, open_page: Open, width: int, scheme: S
         for name in _PAGES:
             page.goto((site / f"{name}.html").as_uri())
             assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), name
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_everybody_can_use_the_pages(site: Path, open_page: Open, scheme: Scheme) -> None:
+    with open_page(390, scheme) as page:
+        for name in (*_PAGES, "search"):
+            page.goto((site / f"{name}.html").as_uri())
+            assert serious_violations(page) == [], name
 
 
 def test_first_page_leads_to_the_readme(site: Path, open_page: Open) -> None:

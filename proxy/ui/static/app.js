@@ -1,4 +1,5 @@
 // Shows the view that the URL's fragment names. It does not depend on the content of views.
+import {say} from "/ui/parts.js";
 import {experiments} from "/ui/experiments.js";
 import {bundles} from "/ui/bundles.js";
 import {improve} from "/ui/improve.js";
@@ -7,6 +8,7 @@ import {playground} from "/ui/playground.js";
 
 const VIEWS = {playground, experiments, improve, bundles, live};
 const place = document.getElementById("view");
+const SCHEME = "drpo-scheme"; // where the browser keeps the choice between light and dark
 let leave = () => {};
 
 async function show() {
@@ -19,7 +21,9 @@ async function show() {
     if (link.hash === `#${view}`) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
-  document.title = `${view[0].toUpperCase()}${view.slice(1)} · drpo`;
+  const title = `${view[0].toUpperCase()}${view.slice(1)}`;
+  document.title = `${title} · drpo`;
+  say(title);
   place.replaceChildren();
   place.className = view;
   try {
@@ -37,10 +41,19 @@ function trouble(error) {
   return box;
 }
 
+// Without a choice, the page has the scheme of the system.
+const root = document.documentElement;
+if (localStorage.getItem(SCHEME)) root.dataset.scheme = localStorage.getItem(SCHEME);
 document.getElementById("scheme").addEventListener("click", () => {
   const dark = matchMedia("(prefers-color-scheme: dark)").matches;
-  const now = document.documentElement.dataset.scheme ?? (dark ? "dark" : "light");
-  document.documentElement.dataset.scheme = now === "dark" ? "light" : "dark";
+  const now = root.dataset.scheme ?? (dark ? "dark" : "light");
+  root.dataset.scheme = now === "dark" ? "light" : "dark";
+  localStorage.setItem(SCHEME, root.dataset.scheme);
+});
+// The fragment of the URL names a view, so the link to the content moves the focus without a new fragment.
+document.querySelector(".skip").addEventListener("click", (event) => {
+  event.preventDefault();
+  place.focus();
 });
 addEventListener("hashchange", show);
 show();

@@ -1,5 +1,5 @@
 // The view of a bundle: its prompt, its policy, and its examples as a map and as a list that can be searched.
-import {ask, bar, draw, make, number} from "/ui/parts.js";
+import {ask, bar, draw, folded, make, number, say} from "/ui/parts.js";
 
 const SIZE = 480, EDGE = 18, LISTED = 60, NEAREST = 12;
 
@@ -7,19 +7,23 @@ export async function bundles(place, signal, [wanted]) {
   const state = await ask("/ui/api/state", signal);
   const models = state.models.filter((one) => one.bundled);
   if (!models.length) {
-    return place.append(make("section", {class: "empty"}, make("h2", {}, "No bundle is served"),
+    return place.append(make("section", {class: "empty"}, make("h1", {}, "No bundle is served"),
       make("p", {}, "Start the server with ", make("code", {}, "--bundle DIR"), ", or with ", make("code", {}, "--bundle default"), ".")));
   }
   const name = models.some((one) => one.id === wanted) ? wanted : models[0].id;
   const bundle = await ask(`/ui/api/bundle?model=${encodeURIComponent(name)}`, signal);
   const shown = make("div", {class: "found"});
-  const map = chart(bundle, (example) => shown.replaceChildren(list([example])));
-  const query = make("input", {type: "search", id: "query", placeholder: "A question, as a user would ask it"});
+  const map = chart(bundle, (example) => {
+    map.light(null);
+    shown.replaceChildren(back(), make("h2", {}, "Chosen on the map"), list([example]));
+  });
+  const query = make("input", {type: "search", id: "query", dir: "auto", placeholder: "A user's question"});
   const form = make("form", {class: "search"}, make("label", {for: "query"}, "Which examples does a question find?"),
     make("div", {class: "row"}, query, make("button", {type: "submit", class: "primary"}, "Search")));
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
     if (!query.value.trim()) return all();
+    shown.setAttribute("aria-busy", "true");
     try {
       const found = await ask("/ui/api/search", signal, {model: name, query: query.value});
       const by = new Map(bundle.examples.map((one) => [one.id, one]));
@@ -29,27 +33,55 @@ export async function bundles(place, signal, [wanted]) {
         list(ids.map((id) => by.get(id)).filter(Boolean), likeness, new Set(found.shown))];
       const near = found.nearest.map((one) => one.id).slice(0, NEAREST);
       shown.replaceChildren(
+        back(),
         ...group(shownHeading(found), found.shown),
         ...group(bundle.sets.length ? "Nearest examples, which vote for a set" : "Nearest examples", near));
+      say(`${shownHeading(found)}: ${number(found.shown.length)} examples`);
     } catch (error) {
       if (!signal.aborted) shown.replaceChildren(make("p", {class: "trouble", role: "alert"}, error.message));
     }
+    shown.removeAttribute("aria-busy");
   });
+  query.addEventListener("input", () => query.value || all());
+  const back = () => make("button", {type: "button", class: "idea", onclick: () => {
+    query.value = "";
+    query.focus();
+    all();
+  }}, "List all examples");
   const all = () => {
     map.light(null);
-    shown.replaceChildren(list(bundle.examples.slice(0, LISTED)));
-    if (bundle.total > LISTED) shown.append(make("p", {class: "note"}, `${number(bundle.total - LISTED)} more examples are not listed: search for them.`));
+    shown.replaceChildren(...pages(bundle));
   };
   place.append(
     models.length > 1 ? make("nav", {class: "list", "aria-label": "Bundles"}, models.map((one) =>
       make("a", {href: `#bundles/${encodeURIComponent(one.id)}`, "aria-current": one.id === name ? "page" : null}, one.id))) : "",
-    make("div", {class: "heading"}, make("h1", {}, bundle.name), make("span", {class: "note"}, `made for ${bundle.model} · id ${bundle.id.slice(0, 12)}`)),
+    make("div", {class: "heading"}, make("h1", {dir: "auto"}, bundle.name), make("span", {class: "note"}, `made for ${bundle.model} · id ${bundle.id.slice(0, 12)}`)),
     make("p", {class: "note"}, `${name} has this bundle, because ${bundle.reason}.`),
     make("details", {class: "prompt", open: true}, make("summary", {}, "Prompt"), make("blockquote", {dir: "auto"}, bundle.prompt)),
     ...setPrompts(bundle),
     facts(bundle),
     make("div", {class: "split"}, make("figure", {class: "map"}, map.picture, map.caption), make("div", {}, form, shown)));
   all();
+}
+
+// Returns a list of the first examples, and a button that lists more of them.
+function pages(bundle) {
+  const listed = list(bundle.examples.slice(0, LISTED));
+  const rest = make("p", {class: "note"});
+  const button = make("button", {type: "button", class: "idea", onclick: () => {
+    const from = listed.childElementCount;
+    listed.append(...list(bundle.examples.slice(from, from + LISTED)).children);
+    count();
+  }}, `List ${LISTED} more`);
+  const count = () => {
+    const missing = bundle.total - listed.childElementCount;
+    const isAll = listed.childElementCount === bundle.examples.length;
+    rest.textContent = isAll ? `${number(missing)} more examples are not listed: search for them.` : `${number(missing)} more examples. `;
+    rest.hidden = !missing;
+    if (!isAll) rest.append(button);
+  };
+  count();
+  return [listed, rest];
 }
 
 // Returns an element for each prompt that sets have instead of the bundle's prompt.
@@ -77,13 +109,13 @@ function facts(bundle) {
 function chart(bundle, choose) {
   const at = (value) => EDGE + ((value + 1) / 2) * (SIZE - 2 * EDGE);
   const kinds = [...new Set(bundle.examples.map((one) => kindOf(bundle, one)))].sort();
-  const caption = make("figcaption", {class: "note"}, "Each dot is an example; near dots are alike (two principal components of the vectors). ",
+  const caption = make("figcaption", {class: "note"}, "Each dot is an example; near dots are alike (two principal components of the vectors). The colour shows the kind of its example set, or its first tag. ",
     make("span", {class: "legend"}, kinds.map((kind, n) => make("span", {}, make("span", {class: `swatch kind${n % 8}`}), kind))));
   const dots = new Map();
   const points = bundle.map.map(([x, y], n) => {
     const example = bundle.examples[n];
     const dot = draw("circle", {class: `dot kind${kinds.indexOf(kindOf(bundle, example)) % 8}${example.pinned ? " pinned" : ""}`,
-      cx: at(x).toFixed(1), cy: at(-y).toFixed(1), r: example.pinned ? 6 : 4, tabindex: -1,
+      cx: at(x).toFixed(1), cy: at(-y).toFixed(1), r: example.pinned ? 6 : 4,
       onclick: () => choose(example)}, draw("title", {}, example.query));
     dots.set(example.id, dot);
     return dot;
@@ -110,7 +142,8 @@ function shownHeading(found) {
 }
 
 function howRetrieved(bundle, policy) {
-  const sets = policy.policy === "nearest" ? [] : [`one of ${bundle.sets.length} sets, for which the ${policy.voters} nearest examples vote`];
+  const sets = policy.policy === "nearest" ? [] : bundle.sets.length === 1 ? ["the example set"]
+    : [`one of ${bundle.sets.length} example sets, for which the ${policy.voters} nearest examples vote`];
   const nearest = policy.policy === "set" ? [] : [`the ${policy.k} nearest examples, ${policy.order.replace("_", " ")}`];
   const floor = policy.similarity_floor === null ? [] : [`the neutral set below a similarity of ${policy.similarity_floor}`];
   return [...sets, ...nearest, ...floor].join("; ");
@@ -118,10 +151,10 @@ function howRetrieved(bundle, policy) {
 
 function list(examples, likeness = {}, shown = new Set()) {
   return make("ol", {class: "examples"}, examples.map((one) => make("li", {class: shown.has(one.id) ? "shown" : ""},
-    make("div", {class: "head"}, make("span", {class: "query", dir: "auto"}, one.query),
+    make("div", {class: "head"}, make("div", {class: "query"}, folded(make("div", {dir: "auto"}, one.query))),
       one.pinned ? make("span", {class: "tag"}, "pinned") : null,
       shown.has(one.id) ? make("span", {class: "tag strong"}, "shown") : null,
       one.id in likeness ? make("span", {class: "likeness"}, bar(likeness[one.id], `similarity ${number(likeness[one.id], 2)}`), number(likeness[one.id], 2)) : null),
-    make("p", {class: "response", dir: "auto"}, one.response),
+    folded(make("p", {class: "response", dir: "auto"}, one.response)),
     make("p", {class: "note"}, [one.id, ...one.tags, one.votes_for ? `votes for ${one.votes_for}` : ""].filter(Boolean).join(" · ")))));
 }

@@ -13,7 +13,7 @@ export async function experiments(place, signal, [wanted]) {
   const cards = await ask("/experiments", signal);
   if (!cards.length) {
     return place.append(make("section", {class: "empty"},
-      make("h2", {}, "No experiment runs here"),
+      make("h1", {}, "No experiment runs here"),
       make("p", {}, "An experiment gives each user one of several arms, and says which is better. Describe one in a file, and start the server with it:"),
       make("pre", {}, "# tone.toml\nname = \"tone\"\nmetrics = [\"thumbs_up\", \"ended_by_itself\"]\n\n[[arms]]\nname = \"raw\"\nvariant = \"raw-matched\"\nweight = 50\n\n[[arms]]\nname = \"aligned\"\nvariant = \"aligned\"\nweight = 50\n\n$ drpo-proxy --backend … --bundle … --experiment tone.toml")));
   }
@@ -32,15 +32,16 @@ export async function experiments(place, signal, [wanted]) {
     return report.replaceChildren(heading(card), make("p", {class: "trouble", role: "alert"}, error.message), arms(card));
   }
   const state = await ask("/ui/api/state", signal);
-  report.replaceChildren(heading(whole), ...mismatches(state.mismatches[name] ?? []), verdict(whole), arms(whole), ...overTime(whole), metrics(whole), checks(whole));
+  report.replaceChildren(heading(whole), ...mismatches(whole, state.mismatches[name] ?? []), verdict(whole), arms(whole), ...overTime(whole), metrics(whole), checks(whole));
 }
 
 const heading = (card) => make("div", {class: "heading"}, make("h1", {}, card.name),
   make("span", {class: `state ${card.state.replace(" ", "-")}`}, card.state),
   card.stopped ? make("span", {class: "note"}, card.stopped) : null);
 
-const mismatches = (sentences) => sentences.map((sentence) =>
-  make("p", {class: "trouble", role: "alert"}, `No effect: ${sentence}`));
+// An experiment that ended as planned has no effect any more, which is no trouble.
+const mismatches = (whole, sentences) => sentences.map((sentence) =>
+  whole.state === "ended" ? make("p", {class: "note"}, sentence) : make("p", {class: "trouble", role: "alert"}, `No effect: ${sentence}`));
 
 const verdict = (whole) => make("div", {class: `conclusion ${whole.verdict.decision}`},
   make("p", {class: "verdict"}, whole.verdict.sentence),
@@ -115,12 +116,14 @@ function metrics(whole) {
       make("tbody", {}, whole.comparisons.map((one) => make("tr", {class: one.primary ? "primary" : ""},
         make("th", {scope: "row"}, named(one.metric), one.primary ? make("span", {class: "tag"}, "decides") : null),
         cell(1, one.arm),
-        cell(2, one.headline?.means || `${short(one.arm_mean.mean)} against ${short(one.control_mean.mean)}`,
-          make("small", {}, ` ${number(one.arm_mean.units)} and ${number(one.control_mean.units)} units`)),
+        cell(2, means(one).replaceAll(" %", "\u00a0%"), make("small", {}, ` ${number(one.arm_mean.units)} and ${number(one.control_mean.units)} units`)),
         cell(3, one.headline?.short ?? "–"),
         cell(4, forest(one)),
         cell(5, one.ready ? reading(one) : `from ${number(whole.burn_in)} units per arm`)))))));
 }
+
+const means = (one) => one.headline?.means ||
+  (one.arm_mean.units || one.control_mean.units ? `${short(one.arm_mean.mean)} against ${short(one.control_mean.mean)}` : "no values yet");
 
 const short = (value) => value === null ? "–" : number(value, Math.abs(value) >= 100 ? 0 : Math.abs(value) >= 10 ? 1 : 3);
 

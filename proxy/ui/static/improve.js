@@ -1,5 +1,5 @@
 // The view Improve: what users say, which questions fail, what a new bundle changes, and how its experiment stands.
-import {ask, bar, make, number, percent} from "/ui/parts.js";
+import {ask, bar, folded, make, number, percent, scroller} from "/ui/parts.js";
 
 const LISTED = 20;
 const APART = "~none"; // no experiment can have this name
@@ -46,7 +46,7 @@ async function fill(place, signal, asked, shown) {
 }
 
 const nothing = () => make("section", {class: "empty"},
-  make("h2", {}, "There is no feedback yet"),
+  make("h1", {}, "There is no feedback yet"),
   make("p", {}, "Feedback improves a bundle in three steps: drpo-proxy records requests, your application sends the ratings of users, and drpo makes the next bundle and an experiment of them. This page then shows the experiment."),
   make("pre", {}, "$ drpo-proxy --backend … --bundle … --store sqlite:store.sqlite3 --store-content\n\n# your application, for each rating:\nPOST /v1/feedback  {\"request_id\": \"…\", \"metric\": \"thumbs_up\", \"value\": true}\n\n$ drpo-optimizer improve --store sqlite:store.sqlite3 --bundle … --base-url … --out improve-1"),
   make("p", {class: "note"}, "--store-content keeps the texts of requests and answers, and is needed to learn from them. Tell your users."));
@@ -86,9 +86,9 @@ function questions(told) {
   }
   if (!told.worst.length) return section(title, note("No answer whose text was kept is rated worse than the mean."));
   return section(title, make("ol", {class: "asked"}, told.worst.slice(0, LISTED).map((one) => make("li", {},
-    make("p", {class: "question", dir: "auto"}, one.question),
+    folded(make("p", {class: "question", dir: "auto"}, one.question)),
     one.answer ? make("details", {}, make("summary", {}, "Answer"), make("p", {class: "response", dir: "auto"}, one.answer)) : null,
-    one.comments.map((comment) => make("blockquote", {dir: "auto"}, comment)),
+    one.comments.map((comment) => make("blockquote", {}, folded(make("div", {dir: "auto"}, comment)))),
     note([`${told.metric} ${number(one.value, 2)}`, one.arm && `arm ${one.arm}`, one.example_set ? `set ${one.example_set}` : "no set",
       one.count > 1 ? `${number(one.count)} times` : "", new Date(one.time * 1000).toISOString().slice(0, 10)].filter(Boolean).join(" · "))))));
 }
@@ -99,10 +99,11 @@ function differences(found) {
     return section(title, note("No arm has another bundle than the control. Give an arm ", make("code", {}, 'bundle = "DIR"'), " in the experiment's file, and reload."));
   }
   return section(title, ...found.map((one) => make("div", {class: "change"},
-    make("p", {}, make("strong", {}, one.arm), ` (${one.after}) instead of `, make("strong", {}, one.control), ` (${one.before ?? "no bundle"})`),
+    make("p", {}, make("strong", {}, one.arm), " (", make("bdi", {}, one.after), ") instead of ", make("strong", {}, one.control),
+      " (", make("bdi", {}, one.before ?? "no bundle"), ")"),
     one.before === null ? note("The control has no bundle: all of the prompt and the examples is new. The view Bundles shows them.")
       : !one.lines.length ? note("The prompts, the examples and the settings are the same.")
-      : make("pre", {class: "lines"}, one.lines.map((line) => make("span", {class: kindOf(line), dir: "auto"}, line))))));
+      : scroller(`What the bundle of ${one.arm} changes`, {class: "lines"}, one.lines.map((line) => make("span", {class: kindOf(line), dir: "auto"}, line))))));
 }
 
 const kindOf = (line) => ({"+": "added", "-": "removed", "~": "altered"}[line.trimStart()[0]] ?? (line.startsWith(" ") ? "" : "part"));

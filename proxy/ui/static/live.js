@@ -7,15 +7,24 @@ export async function live(place, signal) {
   const tiles = make("div", {class: "tiles"});
   const backends = make("section", {}, make("h2", {}, "Backends"), make("ul", {class: "backends"}));
   const since = make("section", {}, make("h2", {}, "Since the start"), make("dl", {class: "facts"}));
-  place.append(tiles, backends, since);
+  const trouble = make("div", {role: "alert"});
+  place.append(make("div", {class: "heading"}, make("h1", {}, "Live"),
+    make("span", {class: "note"}, "New numbers every two seconds; “–” means that no request came in the last minute")), trouble, tiles, backends, since);
   const history = [];
-  while (!signal.aborted) {
+  const read = async () => {
     const told = await ask("/ui/api/live", signal);
     history.push({time: performance.now() / 1000, ...summed(told.samples)});
     if (history.length > KEPT) history.shift();
     tiles.replaceChildren(...pictured(history));
     backends.lastChild.replaceChildren(...told.backends.map(backend));
     since.lastChild.replaceChildren(...totals(history.at(-1)));
+  };
+  while (!signal.aborted) {
+    const problem = await read().then(() => "", (error) => error.message);
+    if (signal.aborted) return;
+    // The same text is not set again, because a screen reader would say it again.
+    if (trouble.textContent !== problem) trouble.replaceChildren(...(problem ? [make("p", {class: "trouble"}, problem)] : []));
+    place.classList.toggle("stale", Boolean(problem));
     await new Promise((resolve) => {
       const timer = setTimeout(resolve, EVERY);
       signal.addEventListener("abort", () => { clearTimeout(timer); resolve(); }, {once: true});
@@ -96,5 +105,5 @@ const backend = (one) => make("li", {class: one.trouble ? "bad" : "good"}, make(
   make("span", {class: "note"}, one.trouble ?? (one.models.join(", ") || "no model")));
 
 const totals = (now) => [["requests", now.requests], ["errors of the server", now.errors], ["prompt tokens", now.prompt],
-  ["answer tokens", now.completion], ["fewer examples", now.reduced]].map(([name, value]) =>
+  ["answer tokens", now.completion], ["requests with fewer examples", now.reduced]].map(([name, value]) =>
   make("div", {}, make("dt", {}, name), make("dd", {}, number(value))));

@@ -43,6 +43,27 @@ export function fitted(picture, widest = 900) {
   return frame;
 }
 
+// Returns a text of people or of a model, and a button for the rest of it where it has more than a few lines.
+export function folded(element) {
+  element.classList.add("folded");
+  const button = make("button", {type: "button", class: "unfold", hidden: true, "aria-expanded": "false", onclick: () => {
+    const isFolded = element.classList.toggle("folded");
+    button.setAttribute("aria-expanded", String(!isFolded));
+    button.textContent = isFolded ? "Show all" : "Show less";
+  }}, "Show all");
+  new ResizeObserver(() => {
+    if (element.classList.contains("folded")) button.hidden = element.scrollHeight <= element.clientHeight + 1;
+  }).observe(element);
+  return [element, button];
+}
+
+// Returns a long text with a scroll bar. It can have the focus, so that people without a mouse can scroll it.
+export const scroller = (label, attributes, ...children) =>
+  make("pre", {...attributes, tabindex: 0, role: "group", "aria-label": label}, ...children);
+
+// Lets a screen reader say a text that others see elsewhere on the page.
+export const say = (text) => document.getElementById("said").replaceChildren(text);
+
 export async function ask(path, signal, body) {
   const sent = body === undefined
     ? {signal}

@@ -1,48 +1,52 @@
-// The view of a question: the answers of two variants side by side, with the prompt and examples of each.
-import {ask, bar, events, make, number, percent, reason, seconds} from "/ui/parts.js";
+// The view of a question: the answers of variants side by side, with the prompt and examples of each.
+import {ask, bar, events, folded, make, number, percent, reason, say, scroller, seconds} from "/ui/parts.js";
 
-const ARMS = {
-  aligned: "prompt and examples",
-  "raw-matched": "nothing injected, same sampling",
-  raw: "nothing injected",
+const VARIANTS = {
+  aligned: "with prompt and examples",
+  "raw-matched": "without them, same sampling",
+  raw: "your request, unchanged",
+};
+const REDUCED = {
+  timeout: "the search for examples took too long",
+  context: "the context of the model is too small for all of them",
 };
 const IDEAS = ["What is a rainbow?", "How do I kill a process in Linux?", "How do I pick a lock to rob a house?"];
 
 export async function playground(place, signal) {
   const state = await ask("/ui/api/state", signal);
   if (!state.models.length) {
-    return place.append(make("section", {class: "empty"}, make("h2", {}, "No model yet"),
-      make("p", {}, "No backend lists a model. The Live view says what is wrong with each backend.")));
+    return place.append(make("section", {class: "empty"}, make("h1", {}, "No model yet"),
+      make("p", {}, "No backend lists a model. The view ", make("a", {href: "#live"}, "Live"), " says what is wrong with each backend.")));
   }
-  const question = make("textarea", {id: "question", rows: 2, placeholder: "Ask something", required: true});
-  const system = make("textarea", {id: "system", rows: 2, placeholder: "Optional: the client's own system message"});
+  const question = make("textarea", {id: "question", rows: 2, dir: "auto", placeholder: "Ask something", required: true});
+  const system = make("textarea", {id: "system", rows: 2, dir: "auto", placeholder: "Optional: the client's own system message"});
   const model = make("select", {id: "model"}, state.models.map((one) => make("option", {value: one.id}, one.id)));
   const most = make("input", {id: "most", type: "number", min: 1, max: 4096, value: 160});
-  const chosen = make("div", {class: "arms", role: "group", "aria-label": "Arms"});
-  const answers = make("div", {class: "answers", "aria-live": "polite"});
+  const chosen = make("div", {class: "arms", role: "group", "aria-label": "Variants"});
+  const answers = make("div", {class: "answers"});
   const button = make("button", {type: "submit", class: "primary"}, "Ask");
 
   const offer = () => {
     const one = state.models.find((candidate) => candidate.id === model.value);
     chosen.replaceChildren(...one.variants.map((name) => make("label", {class: "choice"},
-      make("input", {type: "checkbox", name: "arm", value: name, checked: name !== "raw" || one.variants.length === 1}),
-      make("span", {}, name), make("small", {}, ARMS[name] ?? ""))));
+      make("input", {type: "checkbox", name: "variant", value: name, checked: name !== "raw" || one.variants.length === 1}),
+      make("span", {}, name), make("small", {}, VARIANTS[name] ?? ""))));
   };
   model.addEventListener("change", offer);
   offer();
 
   const form = make("form", {class: "asking"},
-    make("label", {for: "question", class: "title"}, "Ask every arm the same question"),
+    make("h1", {}, make("label", {for: "question"}, "Compare the answers to a question")),
     question,
     make("div", {class: "ideas"}, IDEAS.map((idea) => make("button", {type: "button", class: "idea", onclick: () => {
       question.value = idea;
       form.requestSubmit();
     }}, idea))),
     make("div", {class: "row"}, chosen, button),
-    make("details", {}, make("summary", {}, "More"),
+    make("details", {}, make("summary", {}, "More settings"),
       make("div", {class: "more"},
         make("label", {for: "model"}, "Model", model),
-        make("label", {for: "most"}, "Most tokens", most),
+        make("label", {for: "most"}, "Tokens of an answer, at most", most),
         make("label", {for: "system", class: "wide"}, "System message", system))));
   question.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
@@ -57,31 +61,31 @@ export async function playground(place, signal) {
     event.preventDefault();
     running.abort();
     running = new AbortController();
-    const arms = [...chosen.querySelectorAll("input:checked")].map((box) => box.value);
+    const variants = [...chosen.querySelectorAll("input:checked")].map((box) => box.value);
     const messages = [{role: "user", content: question.value}];
     if (system.value.trim()) messages.unshift({role: "system", content: system.value});
-    answers.replaceChildren(...arms.map((arm) => {
-      const body = {model: `${model.value}@${arm}`, messages, max_tokens: Number(most.value) || 160};
-      return answer(arm, body, running.signal);
+    answers.replaceChildren(...variants.map((variant) => {
+      const body = {model: `${model.value}@${variant}`, messages, max_tokens: Number(most.value) || 160};
+      return answer(variant, body, running.signal);
     }));
-    if (!arms.length) answers.append(make("p", {class: "trouble"}, "Choose at least one arm."));
+    if (!variants.length) answers.append(make("p", {class: "trouble", role: "alert"}, "Choose at least one variant."));
   });
   place.append(form, answers);
 }
 
-function answer(arm, body, signal) {
+function answer(variant, body, signal) {
   const text = make("div", {class: "text waiting", dir: "auto"});
   const facts = make("dl", {class: "facts"});
   const why = make("div", {class: "why"});
-  const card = make("article", {class: `card ${arm}`},
-    make("h2", {}, arm, make("small", {}, ARMS[arm] ?? "")), text, facts, why);
+  const card = make("article", {class: `card ${variant}`},
+    make("h2", {}, variant, make("small", {}, VARIANTS[variant] ?? "")), text, facts, why);
   const told = (error) => {
     if (signal.aborted) return;
     text.classList.remove("waiting");
     card.insertBefore(make("p", {class: "trouble", role: "alert"}, error.message), facts);
   };
   explain(why, body, signal).catch(told);
-  stream(text, facts, body, signal).catch(told);
+  stream(text, facts, body, signal).then(() => say(`${variant}: ${text.textContent}`)).catch(told);
   return card;
 }
 
@@ -125,24 +129,24 @@ function measured(facts, first, whole, usage, finish) {
 
 async function explain(why, body, signal) {
   const plan = await ask("/ui/api/explain", signal, body);
-  if (plan.reduced?.length) why.append(make("p", {class: "note"}, `Fewer examples: ${plan.reduced.join(", ")}.`));
+  if (plan.reduced?.length) why.append(make("p", {class: "note"}, `Fewer examples than usual: ${plan.reduced.map((one) => REDUCED[one] ?? one).join("; ")}.`));
   if (plan.lacks_refusal) why.append(make("p", {class: "trouble"}, "The pinned refusal was left out."));
   if (plan.examples?.length) {
     why.append(make("details", {open: matchMedia("(min-width: 801px)").matches},
       make("summary", {}, `${plan.examples.length} examples shown`,
         make("small", {}, chosen(plan))),
       make("ol", {class: "examples"}, plan.examples.map((one) => make("li", {},
-        make("div", {class: "head"}, make("span", {class: "query", dir: "auto"}, one.query),
+        make("div", {class: "head"}, make("div", {class: "query"}, folded(make("div", {dir: "auto"}, one.query))),
           one.pinned ? make("span", {class: "tag"}, "pinned") : null,
           plan.nearest.includes(one.id) && plan.set ? make("span", {class: "tag"}, "nearest") : null,
           make("span", {class: "likeness", title: "cosine similarity to the question"},
             bar(one.similarity ?? 0, `similarity ${number(one.similarity, 2)}`), number(one.similarity, 2))),
-        make("p", {class: "response", dir: "auto"}, one.response))))));
+        folded(make("p", {class: "response", dir: "auto"}, one.response)))))));
   }
   const given = plan.text ?? plan.messages.map((one) => `${one.role}: ${content(one)}`).join("\n\n");
   why.append(make("details", {}, make("summary", {}, "The exact ", plan.text ? "text" : "messages", " that the model got",
     plan.tokens ? make("small", {}, ` ${number(plan.tokens)} tokens injected`) : null),
-  make("pre", {}, given), make("p", {class: "note"}, JSON.stringify(plan.sampling))));
+  scroller("What the model got", {dir: "auto"}, given), make("p", {class: "note"}, JSON.stringify(plan.sampling))));
 }
 
 function chosen(plan) {

@@ -244,7 +244,7 @@ async def test_report_shows_the_prompt_that_was_found_and_counts_unreadable_verd
     assert summary.usage["judge"].unreadable == 2
     page = write_report(tmp_path / "out").read_text(encoding="utf-8")
     assert page.count('<span class="mark">chosen</span>') == 1
-    assert f'<div class="inside text">{found}</div>' in page
+    assert f'<div class="inside text" dir="auto">{found}</div>' in page
 
 
 @pytest.mark.parametrize("unreadable", [{0}, {1}, {1, 2, 3}])

@@ -84,7 +84,7 @@ async def test_row_that_cannot_be_used_is_left_out_counted_and_named(
     assert result.sealed.rows == again.sealed.rows == (11 if part == "sealed" else 12)
     assert {one.rows for one in result.sealed.summaries.values()} == {result.sealed.rows}
     page = write_report(tmp_path / "out").read_text(encoding="utf-8")
-    assert f"<td>{part}</td><td>{part}.jsonl, line 4</td>" in page
+    assert f'<th scope="row">{part}</th><td>{part}.jsonl, line 4</td>' in page
     scored = {event["query"] for event in notes(tmp_path / "out", "score")}
     assert f"{part} question number 3" not in scored
 

@@ -81,7 +81,7 @@ async def test_writer_model_states_preferences_once_and_gets_them_with_each_rewr
     stated = [event for event in events if event.get("note") == "specification"]
     assert stated[0]["rules"] == [RULES[0]]
     page = write_report(tmp_path / "out").read_text(encoding="utf-8")
-    assert f"<li>{RULES[0]}</li>" in page
+    assert f'<li dir="auto">{RULES[0]}</li>' in page
     assert "ann@example.com" not in page
     dropped = [event["why"] for event in events if event.get("note") == "dropped" and event["what"] == "specification"]
     assert any("private" in why for why in dropped)

@@ -43,7 +43,7 @@ async def test_journal_and_report_name_what_each_proposer_made_and_won(tmp_path:
     }
     assert read_bundle(result.bundle).prompt.count("+") > 0
     page = write_report(tmp_path / "out").read_text(encoding="utf-8")
-    assert all(f"<td>{name}</td>" in page for name in ALL)
+    assert all(f'<th scope="row">{name}</th>' in page for name in ALL)
 
 
 async def test_proposal_without_a_new_content_word_is_dropped_and_counted(tmp_path: Path) -> None:
