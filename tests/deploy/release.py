@@ -29,11 +29,16 @@ def built(source: Path, into: Path, umask: int = 0o022) -> dict[str, str]:
 
     Returns:
         Their SHA-256 by name.
+
+    Raises:
+        SystemExit: The build fails.
     """
     command = [sys.executable, "-m", "hatchling", "build", "-d", str(into)]
     # Without the variable, hatchling writes one fixed time into all builds.
     variables = {name: value for name, value in os.environ.items() if name != "SOURCE_DATE_EPOCH"}
-    subprocess.run(command, cwd=source, check=True, stdout=subprocess.DEVNULL, env=variables, umask=umask)
+    done = subprocess.run(command, cwd=source, capture_output=True, text=True, env=variables, umask=umask, check=False)
+    if done.returncode:
+        sys.exit(f"{source} cannot be built: {done.stderr}")
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(into.iterdir())}
 
 
