@@ -89,7 +89,7 @@ function setPrompts(bundle) {
   const prompts = [...new Set(bundle.sets.map((one) => one.prompt).filter(Boolean))];
   return prompts.map((prompt) => {
     const names = bundle.sets.filter((one) => one.prompt === prompt).map((one) => one.name);
-    return make("details", {class: "prompt"}, make("summary", {}, `Prompt of ${names.join(", ")}`), make("blockquote", {dir: "auto"}, prompt));
+    return make("details", {class: "prompt"}, make("summary", {}, `Prompt of the ${names.length === 1 ? "set" : "sets"} ${names.join(", ")}`), make("blockquote", {dir: "auto"}, prompt));
   });
 }
 

@@ -108,7 +108,7 @@ export async function* events(reply) {
 export const number = (value, digits = 0) =>
   value === null || value === undefined
     ? "–"
-    : value.toLocaleString("en", {minimumFractionDigits: digits, maximumFractionDigits: digits});
+    : value.toLocaleString("en", {minimumFractionDigits: digits, maximumFractionDigits: digits, signDisplay: "negative"}); // no -0
 
 export const seconds = (value) =>
   value === null || value === undefined ? "–" : value < 1 ? `${number(value * 1000)} ms` : `${number(value, 2)} s`;

@@ -3,7 +3,7 @@ import {ask, bar, events, folded, make, number, percent, reason, say, scroller, 
 
 const VARIANTS = {
   aligned: "with prompt and examples",
-  "raw-matched": "without them, same sampling",
+  "raw-matched": "only the sampling of the bundle",
   raw: "your request, unchanged",
 };
 const REDUCED = {
