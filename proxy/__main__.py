@@ -126,7 +126,8 @@ def _new_key(name: str, output: Console, console: Console) -> int:
     from proxy.api.auth import new_key  # imported here, because it imports numpy
 
     key, line = new_key(name)
-    console.print(f"The key, shown only now: {key}\nIts line for --api-keys-file:", markup=False, soft_wrap=True)
+    where = ":" if output.file.isatty() else " was written to standard output."
+    console.print(f"The key, shown only now: {key}\nIts line for --api-keys-file{where}", markup=False, soft_wrap=True)
     output.print(line, markup=False, soft_wrap=True)
     return 0
 

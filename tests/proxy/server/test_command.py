@@ -165,6 +165,7 @@ def test_new_key_prints_its_line_and_the_key_on_different_streams() -> None:
     assert done.returncode == 0
     assert re.fullmatch(r"alice [0-9a-f]{64}\n", done.stdout)
     assert "drpo-" in done.stderr
+    assert "Its line for --api-keys-file was written to standard output.\n" in done.stderr
     assert run("new-key").returncode == 2
     assert run("serve", "alice").returncode == 2
 
