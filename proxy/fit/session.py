@@ -4,6 +4,7 @@ The questions go through the same HTTP interface, planner and pool as the reques
 """
 
 import asyncio
+import shlex
 import signal
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
@@ -95,7 +96,7 @@ async def measure_fit(settings: Settings, options: FitOptions, messages: Console
         AsyncExitStack() as stack,
     ):
         await wait_for_kinds(gateway.pool, report)
-        _refuse_silent_backends(gateway.pool)
+        _refuse_silent_backends(gateway.pool, settings.backends.backend)
         model = gateway.pool.models[choose_model(flags, made_for, gateway.pool.models)]
         with messages.status("Loading bundles"):
             loaded = await asyncio.to_thread(load_for_model, flags, model, injection)
@@ -125,11 +126,17 @@ def _baseline_argument(options: FitOptions) -> tuple[str, ...]:
     return () if options.baseline in BASELINE_NAMES else (options.baseline,)
 
 
-def _refuse_silent_backends(pool: Pool) -> None:
-    """Raise StartupError if no backend lists a model. The message names the problem of each backend."""
+def _refuse_silent_backends(pool: Pool, given: Sequence[str]) -> None:
+    """Raise StartupError if no backend lists a model. The message names the problem of each backend.
+
+    Args:
+        pool: The backends.
+        given: The values of --backend.
+    """
     if not pool.models:
-        problems = "; ".join(f"{one.url}: {one.problem.rstrip('.')}" for one in pool.backends)
-        raise StartupError(f"No backend serves a model ({problems}). Run `drpo-proxy check` to find the cause.")
+        problems = " ".join(f"{one.url}: {one.problem.rstrip('.')}." for one in pool.backends)
+        flags = " ".join(f"--backend {shlex.quote(url)}" for url in given)
+        raise StartupError(f"There is no model to measure. {problems} Run `drpo-proxy check {flags}` to try again.")
 
 
 @asynccontextmanager

@@ -62,8 +62,8 @@ def foreign_bundle_note(model: str, served: ServedBundle) -> str:
     if is_same_model(manifest.model, model):
         return ""
     return (
-        f"The bundle {manifest.name} was written for {manifest.model}: measure with `drpo-proxy fit` whether it helps "
-        f"{model}. {model}@{RAW} is served without it."
+        f"The bundle {manifest.name} was written for {manifest.model}: measure with `drpo-proxy fit` and the same "
+        f"flags whether it helps {model}. {model}@{RAW} is served without it."
     )
 
 

@@ -97,7 +97,7 @@ async def test_a_wrong_key_stops_after_the_first_questions() -> None:
         ),
         (["fit", "--baseline", "nowhere"], {}, 1, "there is no directory nowhere, and no bundle of drpo has"),
         (["fit", "--kind", "x"], {}, 1, "--kind x: expected MODEL=chat or MODEL=completion."),
-        (["fit"], {"DRPO_BACKEND": "http://127.0.0.1:9"}, 1, "No backend serves a model (http://127.0.0.1:9: "),
+        (["fit"], {"DRPO_BACKEND": "http://127.0.0.1:9"}, 1, "no model to measure. http://127.0.0.1:9: "),
         (["--backend", "embedded", "fit"], {}, 2, "Write fit before all flags"),
     ],
 )

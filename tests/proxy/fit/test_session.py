@@ -269,7 +269,7 @@ def test_default_is_the_bundle_of_the_measured_model(tmp_path: Path) -> None:
 async def test_no_backend_is_an_error_that_names_it() -> None:
     async with scripted_backend(models.perfect) as backend:
         pass
-    with pytest.raises(StartupError, match=rf"No backend serves a model \({backend.url}: "):
+    with pytest.raises(StartupError, match=rf"{backend.url}: .*\. Run `drpo-proxy check --backend {backend.url}` to "):
         await fit(backend)
 
 
