@@ -197,9 +197,11 @@ def _problems(gateway: Gateway) -> Iterator[str]:
     for backend in gateway.pool.backends:
         if backend.problem:
             yield f"{backend.url}: {backend.problem}"
+    if not gateway.pool.models:
+        return  # the models that the backends will list are not known, so nothing can be wrong with the bundles
     for name, served in gateway.bundles.items():
         if name not in gateway.pool.models and not is_undecided(gateway.pool.backends, name):
-            listed = ", ".join(sorted(gateway.pool.models)) or "none"
+            listed = ", ".join(sorted(gateway.pool.models))
             yield (
                 f"the bundle {served.bundle.manifest.name} is for {name}, which no backend lists (listed: {listed}). "
                 f"To serve the bundle for another model, give --bundle MODEL=DIR"

@@ -84,6 +84,16 @@ async def test_check_says_what_to_do_about_a_backend_without_models(
     assert "Everything fits" not in printed
 
 
+async def test_check_says_nothing_about_bundles_while_no_backend_answers() -> None:
+    async with scripted_backend(always(ENDS)) as backend:
+        code, printed = await _printed(backend.url, bundle=("my-base=hand-written",))
+        assert (code, printed.count("problem: ")) == (1, 1)
+        assert "is for my-base, which no backend lists (listed: scripted)" in printed
+    code, printed = await _printed(backend.url, bundle=("my-base=hand-written",))
+    assert (code, printed.count("problem: ")) == (1, 1)
+    assert f"problem: {backend.url}: " in printed
+
+
 async def test_check_says_that_the_kind_was_given() -> None:
     async with scripted_backend(always(ENDS), kind="chat", questions=always(PARIS)) as backend:
         _, printed = await _printed(backend.url, kind=("scripted=completion",))
