@@ -12,6 +12,13 @@ _ADMIN: Final = """
 Page      {0}/ui     (try it, experiments, feedback, bundles, live numbers)
 Admin     {0}     (POST /admin/reload reads bundles and keys again)"""
 
+# For a server that requires keys: lines before the calls, the header of curl, and the key of the Python call.
+_KEYED: Final = (
+    "In these calls, replace drpo-... by your key, which `drpo-proxy new-key` showed.\n\nKEY=drpo-...\n",
+    '-H "Authorization: Bearer $KEY" ',
+    "drpo-...",
+)
+
 
 def announcer(console: Console) -> Announce:
     """Return a function that prints the announcement, for `proxy.server.lifecycle.serve`."""
@@ -47,6 +54,7 @@ def _snippets(base_url: str, admin_url: str | None, status: Status) -> str:
     model = aligned or status.models[0]
     raw = f"or {model}@{RAW} (without injection)" if aligned else "(without injection: it has no bundle)"
     keys = "a key of --api-keys-file" if status.keyed else "any API key"
+    insert, header, key = _KEYED if status.keyed else ("", "", "any")
     admin = _ADMIN.format(admin_url) if admin_url else ""
     bundle = f"\nBundle    {status.chosen[aligned]}" if aligned else ""
     return f"""
@@ -55,11 +63,11 @@ drpo-proxy is {"ready" if aligned or not status.bundled else "up"}.
 Base URL  {base_url}     (any OpenAI client; {keys})
 Models    {model}  {raw}{bundle}{admin}
 
-curl {base_url}/chat/completions -H 'Content-Type: application/json' \\
+{insert}curl {base_url}/chat/completions -H 'Content-Type: application/json' {header}\\
   -d '{{"model": "{model}", "messages": [{{"role": "user", "content": "What is a rainbow?"}}]}}'
 
 from openai import OpenAI   # pip install openai
-client = OpenAI(base_url="{base_url}", api_key="any")
+client = OpenAI(base_url="{base_url}", api_key="{key}")
 question = [{{"role": "user", "content": "What is a rainbow?"}}]
 print(client.chat.completions.create(model="{model}", messages=question).choices[0].message.content)
 

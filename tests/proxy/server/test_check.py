@@ -2,6 +2,8 @@
 
 import asyncio
 import io
+import re
+import subprocess
 import sys
 from asyncio.subprocess import PIPE, STDOUT
 from typing import Any
@@ -190,6 +192,21 @@ def test_the_start_says_which_bundle_the_model_gets_and_why() -> None:
     assert "\nBundle    learned-chat, because it was learned for b\n" in output.getvalue()
     announcer(console)("http://127.0.0.1:1/v1", None, Status(("a",), (), (), keyed=False))
     assert output.getvalue().count("Bundle    ") == 1
+
+
+def test_the_calls_that_the_start_prints_have_a_key_if_the_server_requires_one() -> None:
+    shown = []
+    for keyed in (False, True):
+        output = io.StringIO()
+        announcer(Console(file=output, width=200))("http://127.0.0.1:1/v1", None, Status(("a",), (), (), keyed=keyed))
+        shown.append(output.getvalue())
+    assert ["Authorization" in one for one in shown] == [False, True]
+    assert ['api_key="any"' in one for one in shown] == [True, False]
+    calls = shown[1].replace("drpo-...", "drpo-mine")
+    (curl,) = re.findall(r"^KEY=.*\ncurl .*\\\n.*$", calls, re.MULTILINE)
+    told = subprocess.run(["sh", "-c", f'curl() {{ printf "%s\\n" "$@"; }}\n{curl}'], capture_output=True, check=True)
+    assert b"Authorization: Bearer drpo-mine\n-d\n{" in told.stdout
+    assert 'api_key="drpo-mine"' in calls
 
 
 async def test_check_tries_the_cache_with_the_model_that_has_a_bundle() -> None:
