@@ -1,13 +1,19 @@
 """Tests that experiment files are read, and that one line of an error message names a mistake in a file."""
 
+import dataclasses
+import re
 from pathlib import Path
+from typing import Final
 
 import pytest
 
 from proxy.core.errors import StartupError
-from proxy.experiments.config import read_experiment, read_experiments
+from proxy.experiments import config
+from proxy.experiments.automatic_metrics import AUTOMATIC_METRICS
+from proxy.experiments.config import JudgeSettings, read_experiment, read_experiments
 from proxy.experiments.definition import Arm, Guardrail, Metric
 
+PAGE: Final = Path(__file__).parents[3] / "docs" / "experiment-file.md"
 GOOD = """\
 name = "one"
 metrics = ["thumbs_up", "complaints", "latency"]
@@ -143,3 +149,23 @@ def test_files_that_decide_the_same_request_are_refused(tmp_path: Path) -> None:
         tmp_path, GOOD.replace('name = "one"', 'name = "two"').replace("0.0, 0.5", "0.5, 1.0"), "two.toml"
     )
     assert len(read_experiments([str(one), str(disjoint)])) == 2
+
+
+def test_page_lists_every_key_and_every_automatic_metric() -> None:
+    tables = re.split(r"\n## |\n### ", PAGE.read_text(encoding="utf-8"))
+    listed = {part.partition("\n")[0]: set(re.findall(r"^\| `\[*(\w+)", part, re.MULTILINE)) for part in tables}
+    expected = {
+        "All keys": {*config._REQUIRED_KEYS, *config._OPTIONAL_KEYS},
+        "The keys of an arm": {"name", *config._ARM_KEYS},
+        "The keys of a guardrail": {"metric", "tolerance", "stop"},
+        "The keys of the judge": {field.name for field in dataclasses.fields(JudgeSettings)},
+        "Automatic metrics": set(AUTOMATIC_METRICS),
+    }
+    assert {name: listed[name] for name in expected} == expected
+
+
+def test_file_on_the_page_is_valid(tmp_path: Path) -> None:
+    (text,) = re.findall(r"```toml\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    experiment = read_experiment(write_file(tmp_path, text)).experiment
+    assert [arm.bundle is not None for arm in experiment.arms] == [True, True]
+    assert experiment.guardrails[0].stop
