@@ -6,6 +6,7 @@ an experiment again runs as its file says, and deletes the data of a unit.
 
 import argparse
 import asyncio
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -26,6 +27,7 @@ from proxy.core.errors import StartupError
 from proxy.core.key_file import read_key
 from proxy.core.settings import EMBEDDED, default_store, flag, variable
 from proxy.core.settings_reader import read_list, read_variable, refuse_password
+from proxy.experiments.analysis.advice import WAYS_TO_END
 from proxy.experiments.analysis.report_builder import report_of
 from proxy.experiments.config import ExperimentFile, read_experiment, read_experiments
 from proxy.experiments.console_report import print_report
@@ -155,7 +157,7 @@ def _scope_lines(file: ExperimentFile) -> list[str]:
     low, high = experiment.slots
     layer = f", {low:g} to {high:g} of the layer {experiment.layer}" if experiment.layer else ""
     lines = [f"  Who: {experiment.share:.0%} of units, {models}, {keys}{layer}."]
-    lines.append(f"  When: from {_format_time(experiment.start)} to {_format_time(experiment.end)}.")
+    lines.append(f"  When: {_times(experiment)}.")
     for guardrail in experiment.guardrails:
         consequence = "and stops it" if guardrail.stop else "and warns"
         metric = guardrail.metric
@@ -171,9 +173,15 @@ def _scope_lines(file: ExperimentFile) -> list[str]:
     return lines
 
 
+def _times(experiment: Experiment) -> str:
+    start = "now on" if math.isinf(experiment.start) else _format_time(experiment.start)
+    if math.isfinite(experiment.end):
+        return f"from {start} to {_format_time(experiment.end)}"
+    stop = f"`drpo-proxy experiment stop {experiment.name}` gives {experiment.control} to all users"
+    return f"from {start}, until you {WAYS_TO_END}; {stop}"
+
+
 def _format_time(seconds: float) -> str:
-    if abs(seconds) == float("inf"):
-        return "now on" if seconds < 0 else "the removal of its file"
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M} UTC"
 
 

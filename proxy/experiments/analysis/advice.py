@@ -2,15 +2,24 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
+from proxy.core.variant_names import RAW, RAW_MATCHED
 from proxy.experiments.analysis.conclusion import Advice
 from proxy.experiments.analysis.report import Comparison, Interval, Target
 from proxy.experiments.analysis.rounding import two_digits
+from proxy.experiments.definition import Arm, Experiment
 
 MIN_LIFT_THAT_MATTERS: Final = 0.02
 """Two arms are alike if their means certainly differ by less than this fraction of the control's mean."""
 _MAX_DAYS: Final = 366.0  # nobody waits longer for a result
+WAYS_TO_END: Final = (
+    "restart the server without the experiment's file (if `--experiment` names a folder, remove the file from it and "
+    "reload)"
+)
+"""How the operator ends an experiment for good. A reload refuses a file that `--experiment` names and that is missing.
+"""
 
 
 def is_small(one: Comparison) -> bool:
@@ -109,7 +118,7 @@ def _duration(days: float) -> str:
     return f"about {hours} hours" if hours < 48 else f"about {days:.0f} days"
 
 
-def advice_when_better(one: Comparison, *, has_breach: bool) -> Advice:
+def advice_when_better(one: Comparison, arm: Arm, *, has_breach: bool) -> Advice:
     """Return the advice for an arm that is certainly better. `has_breach` says whether it breaches a guardrail."""
     if has_breach:
         return Advice("check", f"Decide whether the gain is worth the breach, before you give {one.arm} to all users.")
@@ -117,9 +126,21 @@ def advice_when_better(one: Comparison, *, has_breach: bool) -> Advice:
         return _choosing(f"The difference is certain, but smaller than {_threshold()} of {one.control}'s mean")
     return Advice(
         "adopt",
-        f"Look at the other metrics. Then give {one.arm} to all users: make it the server's default, take the "
-        "experiment's file away, and reload.",
+        f"Look at the other metrics. Then give {arm.name} to all users: {WAYS_TO_END}. {_without_experiment(arm)}",
     )
+
+
+def _without_experiment(arm: Arm) -> str:
+    """Return a sentence on what gives all users the arm, once the experiment has ended."""
+    if arm.model:
+        return f"Clients then name the model {arm.model}."
+    if arm.bundle:
+        return f"Start the server with the bundle of this arm: `--bundle {arm.bundle}`."
+    if arm.variant == RAW:
+        return "Start the server without `--bundle`, or let clients name the model MODEL@raw."
+    if arm.variant == RAW_MATCHED:
+        return "Keep `--bundle`, and let clients name the model MODEL@raw-matched."
+    return "Keep `--bundle`: without an experiment, all users get the server's bundle."
 
 
 def advice_when_worse(one: Comparison, experiment: str, arms: int) -> Advice:
@@ -130,8 +151,18 @@ def advice_when_worse(one: Comparison, experiment: str, arms: int) -> Advice:
         return Advice("reject", f"Give {one.arm} the weight 0 in the experiment's file, and reload. The others go on.")
     return Advice(
         "reject",
-        f"Stop the experiment: `drpo-proxy experiment stop {experiment}` gives {one.control} to all users.",
+        f"Stop the experiment: `drpo-proxy experiment stop {experiment} --store PLACE`, with the server's --store, "
+        f"gives {one.control} to all users.",
     )
+
+
+def advice_after_stop(given: Advice, experiment: Experiment) -> Advice:
+    """Return the advice for a stopped experiment, in place of the advice `given` for a running one."""
+    stopped = f"The experiment is stopped: all users get {experiment.control}."
+    if given.action in ("adopt", "choose", "check"):
+        return replace(given, sentence=f"{stopped} {given.sentence}")
+    release = f"`drpo-proxy experiment release {experiment.name} --store PLACE` lets it run again"
+    return Advice(given.action, f"{stopped} {release}. To end it for good, {WAYS_TO_END}.")
 
 
 def advice_when_alike(one: Comparison) -> Advice:

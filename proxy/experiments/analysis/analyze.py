@@ -60,7 +60,11 @@ _MAX_LOG_RATIO: Final = 690.0  # exp of this is finite
 
 
 def analyse(
-    experiment: Experiment, units: Sequence[UnitOutcomes], weights: Mapping[str, float] | None = None
+    experiment: Experiment,
+    units: Sequence[UnitOutcomes],
+    weights: Mapping[str, float] | None = None,
+    *,
+    stopped: bool = False,
 ) -> Report:
     """Compute the report of an experiment.
 
@@ -68,6 +72,7 @@ def analyse(
         experiment: The experiment.
         units: The units of the experiment, in any order.
         weights: Adaptive weights by arm, which replace the weights of the file. None if the file's weights apply.
+        stopped: Whether the experiment was stopped. The advice of the verdict is then for a stopped experiment.
     """
     names = {metric.name for metric in experiment.all_metrics}
     samples = collect_samples(units, [arm.name for arm in experiment.arms], sorted(names))
@@ -76,7 +81,7 @@ def analyse(
     comparisons = conclude(analysis.comparisons())
     ratio, guardrails = sample_ratio(samples, adaptive=adaptive), analysis.guardrails()
     rate = units_per_day(samples)
-    evidence = Evidence(experiment.name, len(samples), rate, ratio, comparisons, guardrails, LEVEL, BURN_IN)
+    evidence = Evidence(experiment, len(samples), rate, ratio, comparisons, guardrails, LEVEL, BURN_IN, stopped)
     return Report(
         units=len(samples),
         first_seen=float(samples.times[0]) if len(samples) else None,

@@ -33,7 +33,9 @@ def _analyse(experiment: Experiment, outcomes: Outcomes, units: Sequence[UnitOut
     except ModuleNotFoundError as error:
         raise NoStatisticsError(error.name) from error
     allocation = outcomes.allocations().get(experiment.name)
-    return analyse(experiment, units, allocation.weights if allocation else None)
+    if allocation is None:
+        return analyse(experiment, units)
+    return analyse(experiment, units, allocation.weights, stopped=bool(allocation.stopped))
 
 
 def propose_allocation(experiment: Experiment, outcomes: Outcomes, now: float) -> Allocation | None:

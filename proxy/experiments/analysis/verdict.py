@@ -7,6 +7,7 @@ from proxy.experiments.analysis import advice
 from proxy.experiments.analysis.conclusion import Advice, Decision, Verdict
 from proxy.experiments.analysis.headline import side
 from proxy.experiments.analysis.report import Comparison, GuardrailResult, SampleRatio
+from proxy.experiments.definition import Experiment
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,7 +15,7 @@ class Evidence:
     """What a verdict follows from.
 
     Attributes:
-        experiment: Name of the experiment.
+        experiment: The experiment.
         units: Number of units in the experiment.
         units_per_day: Rate at which new units arrive. None while it is unknown.
         ratio: The check of the arms' sizes.
@@ -22,9 +23,10 @@ class Evidence:
         guardrails: The results of the guardrails. A breach that does not stop the experiment adds a warning.
         level: Significance level.
         burn_in: Effective sample size that each arm needs for a comparison to be ready.
+        stopped: Whether the experiment was stopped. Its advice is then for a stopped experiment.
     """
 
-    experiment: str
+    experiment: Experiment
     units: int
     units_per_day: float | None
     ratio: SampleRatio
@@ -32,6 +34,7 @@ class Evidence:
     guardrails: Sequence[GuardrailResult]
     level: float
     burn_in: int
+    stopped: bool = False
 
     @property
     def primary(self) -> list[Comparison]:
@@ -53,8 +56,16 @@ def verdict_of(evidence: Evidence) -> Verdict:
     6. All arms certainly differ from the control by less than matters (`advice.MIN_LIFT_THAT_MATTERS`): alike.
     7. Otherwise: undecided.
     """
+    found = _running_verdict(evidence)
+    if not evidence.stopped:
+        return found
+    return replace(found, advice=advice.advice_after_stop(found.advice, evidence.experiment))
+
+
+def _running_verdict(evidence: Evidence) -> Verdict:
+    """Return the verdict with the advice for an experiment that runs."""
     if not evidence.units:
-        return _plain("waiting", "No unit takes part yet.", advice.advice_without_units(evidence.experiment))
+        return _plain("waiting", "No unit takes part yet.", advice.advice_without_units(evidence.experiment.name))
     if evidence.ratio.blocks:
         return _plain("blocked", _mismatch_sentence(evidence.ratio), advice.MISMATCH_ADVICE)
     if breached := next((one for one in evidence.guardrails if one.breached and one.stops), None):
@@ -87,10 +98,10 @@ def _certain_verdict(one: Comparison, evidence: Evidence) -> Verdict:
     is_better = _improvement(one) > 0
     sentence = f"{one.arm} is {'better' if is_better else 'worse'} than {one.control}: {_difference_clause(one)}."
     if not is_better:
-        rejecting = advice.advice_when_worse(one, evidence.experiment, len(evidence.primary))
+        rejecting = advice.advice_when_worse(one, evidence.experiment.name, len(evidence.primary))
         return Verdict("worse", one.arm, sentence, one.headline, rejecting)
     has_breach = any(each.breached for each in evidence.guardrails if each.arm == one.arm)
-    adopting = advice.advice_when_better(one, has_breach=has_breach)
+    adopting = advice.advice_when_better(one, evidence.experiment.arm(one.arm), has_breach=has_breach)
     return Verdict("better", one.arm, sentence, one.headline, adopting)
 
 

@@ -75,7 +75,7 @@ def decision_of(experiment: Experiment, units: Sequence[UnitOutcomes]) -> str:
     samples = collect_samples(units, [arm.name for arm in experiment.arms], [_METRIC])
     comparisons = conclude(Analysis(experiment, samples, False).comparisons())
     ratio = sample_ratio(samples, adaptive=False)
-    return verdict_of(Evidence(experiment.name, len(samples), None, ratio, comparisons, (), LEVEL, BURN_IN)).decision
+    return verdict_of(Evidence(experiment, len(samples), None, ratio, comparisons, (), LEVEL, BURN_IN)).decision
 
 
 def _unit(

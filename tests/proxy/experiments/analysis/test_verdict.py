@@ -27,20 +27,30 @@ def experiment(metric: str = "thumbs_up", better: Better = "higher", arms: tuple
     return Experiment("demo", arms, "raw", (Metric(metric, better),), "salt")
 
 
-def report_on(raw: "np.ndarray", new: "np.ndarray", one: Experiment, *, requests: int = 1) -> Report:
+def report_on(
+    raw: "np.ndarray", new: "np.ndarray", one: Experiment, *, requests: int = 1, stopped: bool = False
+) -> Report:
     """Analyse units that have these values, as means over `requests` requests, and come every ten minutes in turn."""
     metric, found = one.metrics[0].name, []
     for number, values in enumerate(zip(raw, new, strict=True)):
         for arm, value in zip(("raw", "new"), values, strict=True):
             sums = {metric: (float(value) * requests, requests)}
             found.append(UnitOutcomes(f"{arm}{number:06}", arm, 0.5, 1e9 + 600 * number + (arm == "new"), sums, {}))
-    return analyse(one, found)
+    return analyse(one, found, stopped=stopped)
 
 
-def shares(count: int, before: float, after: float, seed: int = 1, one: Experiment | None = None) -> Report:
+def shares(
+    count: int,
+    before: float,
+    after: float,
+    seed: int = 1,
+    one: Experiment | None = None,
+    *,
+    stopped: bool = False,
+) -> Report:
     dice = np.random.default_rng(seed)
     raw, new = (np.asarray(dice.random(count) < rate, float) for rate in (before, after))
-    return report_on(raw, new, one or experiment())
+    return report_on(raw, new, one or experiment(), stopped=stopped)
 
 
 def told(report: Report) -> Headline:
@@ -228,7 +238,37 @@ def test_advice_names_how_many_units_are_missing() -> None:
 def test_advice_for_a_worse_arm_names_the_command_that_stops() -> None:
     verdict = shares(1000, 0.6, 0.4).verdict
     assert (verdict.decision, verdict.advice.action) == ("worse", "reject")
-    assert "`drpo-proxy experiment stop demo`" in verdict.advice.sentence
+    assert "`drpo-proxy experiment stop demo --store PLACE`" in verdict.advice.sentence
+
+
+@pytest.mark.parametrize(
+    ("arm", "words"),
+    [
+        (Arm("new", 50, variant="aligned"), "Keep `--bundle`: without an experiment"),
+        (Arm("new", 50), "Keep `--bundle`: without an experiment"),
+        (Arm("new", 50, variant="raw"), "without `--bundle`"),
+        (Arm("new", 50, variant="raw-matched"), "MODEL@raw-matched"),
+        (Arm("new", 50, bundle="bundles/new"), "`--bundle bundles/new`"),
+        (Arm("new", 50, model="other"), "name the model other"),
+    ],
+)
+def test_advice_for_a_better_arm_names_how_all_users_get_it(arm: Arm, words: str) -> None:
+    advice = shares(1000, 0.4, 0.6, one=experiment(arms=(ARMS[0], arm))).verdict.advice
+    assert advice.action == "adopt"
+    assert words in advice.sentence
+    for way in ("restart the server without the experiment's file", "remove the file from it and reload"):
+        assert way in advice.sentence
+
+
+@pytest.mark.parametrize("rates", [(0.4, 0.6), (0.6, 0.4), (0.5, 0.5)], ids=["better", "worse", "undecided"])
+def test_advice_after_a_stop_does_not_say_to_stop_or_to_collect(rates: tuple[float, float]) -> None:
+    running, stopped = (shares(1000, *rates, stopped=stopped).verdict for stopped in (False, True))
+    assert (stopped.decision, stopped.sentence) == (running.decision, running.sentence)
+    assert stopped.advice.sentence.startswith("The experiment is stopped: all users get raw. ")
+    assert "experiment stop" not in stopped.advice.sentence
+    assert "Keep collecting" not in stopped.advice.sentence
+    assert "restart the server" in stopped.advice.sentence
+    assert ("experiment release demo" in stopped.advice.sentence) == (running.decision != "better")
 
 
 def test_certain_and_small_difference_is_too_small_to_matter() -> None:
