@@ -132,7 +132,7 @@ async def feedback(request: web.Request) -> web.Response:
     """
     gateway = request.app[GATEWAY]
     if gateway.experiments is None:
-        raise UnknownRouteError("This server stores no feedback, because it was started without --store.")
+        raise UnknownRouteError("This server stores no feedback. Start it with --experiment FILE or --store PLACE.")
     limits = replace(gateway.admission.limits, max_body_bytes=MAX_BODY_BYTES)
     body = parse_json(request, await read_body(request, limits), orjson.loads)
     one = parse_feedback(body, time.time(), gateway.experiments.rated_metrics)

@@ -268,7 +268,9 @@ async def test_feedback_needs_a_store_and_a_required_key(tmp_path: Path) -> None
         assert (await one.proxy.post("/v1/feedback", body))[0] == 401
         assert (await one.proxy.post("/v1/feedback", body, {"Authorization": f"Bearer {key}"}))[0] == 200
     async with scripted_backend(answer) as backend, serving(backend.url) as proxy:
-        assert (await proxy.post("/v1/feedback", body))[0] == 404
+        status, _, reply = await proxy.post("/v1/feedback", body)
+        assert status == 404
+        assert "Start it with --experiment FILE or --store PLACE." in reply["error"]["message"]
 
 
 async def test_texts_are_stored_without_being_logged_and_logged_without_being_stored(tmp_path: Path) -> None:
