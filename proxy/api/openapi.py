@@ -210,7 +210,11 @@ def _post(summary: str, body: Schema, answer: Schema) -> Schema:
 
 
 def _feedback() -> Schema:
-    errors = {400: _PROXY_ERRORS[400], 404: "This server was started without --experiment and --store.", 503: _NOT_STORED}
+    errors = {
+        400: _PROXY_ERRORS[400],
+        404: "This server was started without --experiment and --store.",
+        503: _NOT_STORED,
+    }
     operation = {
         "summary": "Rate an answer; the last value for each metric counts",
         "requestBody": {"required": True, "content": {"application/json": {"schema": _FEEDBACK}}},

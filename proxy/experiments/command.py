@@ -194,6 +194,10 @@ def _report(options: argparse.Namespace, dsn: StoreDsn, output: Console) -> int:
     with output.status(Text(f"Reading {experiment.name} from {dsn.name}")):
         report = report_of(experiment, outcomes)
     print_report(experiment.name, report, output)
+    if not report.units:
+        read = f"Read from {dsn.name}, which has no units of {experiment.name}."
+        wanted = f"If the server has another store, give it here, too: --store or {variable('store')}."
+        output.print(f"{read} {wanted}", style="yellow", markup=False, soft_wrap=True)
     return 0
 
 

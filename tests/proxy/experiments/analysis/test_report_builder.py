@@ -164,3 +164,18 @@ def test_missing_statistics_name_what_to_install_in_one_line(
 def test_size_for_a_single_look_equals_lehrs_rule() -> None:
     """Lehr's rule: the size of each arm is 16 times the variance, divided by the squared difference."""
     assert fixed_size(0.5, 1.0) == pytest.approx(2 * 16 / 0.25, rel=0.03)
+
+
+def test_empty_report_names_the_store_that_was_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, store = write_experiment(tmp_path)
+    monkeypatch.delenv("DRPO_STORE", raising=False)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    assert run(["experiment", "check", file]) == 0
+    capsys.readouterr()
+    assert run(["experiment", "report", file]) == 0
+    printed = capsys.readouterr().out
+    assert f"Read from sqlite:{tmp_path}/drpo/experiments.sqlite3" in printed
+    assert "give it here, too: --store" in printed
+    assert "Read from" not in _printed(file, store, capsys)
