@@ -148,6 +148,11 @@ def log_event(event: str, **values: object) -> None:
             )
 
 
+def log_warning(event: str, **values: object) -> None:
+    """Log an event that the operator should look at, with values that describe it. The rules of `log_event` hold."""
+    LOGGER.warning(event, extra={"values": values})
+
+
 def log_failure(event: str, error: BaseException, **values: object) -> None:
     """Log the type of an unexpected error, and the line of code that raised it.
 

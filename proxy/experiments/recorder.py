@@ -17,7 +17,7 @@ from threading import Event, Thread
 from typing import Any, Final, Self
 
 from proxy.core.errors import StartupError, StoreDownError, StoreError, StoreRefusedError
-from proxy.core.log import log_event, log_failure
+from proxy.core.log import log_failure, log_warning
 from proxy.core.metrics import Metrics
 from proxy.experiments.records import Allocation, Content, Exposure, Feedback, Judgement
 from proxy.experiments.store.dsn import StoreDsn
@@ -121,7 +121,7 @@ class Recorder:
         await asyncio.to_thread(self._thread.join, _SHUTDOWN_TIMEOUT)
         if lost := len(self._exposures):
             self._metrics.exposures.labels("dropped").inc(lost)
-            log_event("exposures lost", exposures=lost)
+            log_warning("exposures lost", exposures=lost)
 
     def record(self, exposures: Sequence[Exposure], content: tuple[str, str] | None = None) -> None:
         """Queue the exposures of a request without waiting. If not all fit, drop and count all of them.
@@ -249,7 +249,7 @@ class Recorder:
         self._contents.extendleft(reversed(pending.contents))
         self._judgements.extendleft(reversed(pending.judgements))
         if self._retry_pause == _MIN_RETRY_PAUSE:
-            log_event("store unavailable", store=self._dsn.name, reason=str(error))
+            log_warning("store unavailable", store=self._dsn.name, reason=str(error))
         self._retry_pause = min(2 * self._retry_pause, _MAX_RETRY_PAUSE)
         self._metrics.store_up.set(0)
         if self._store is not None:

@@ -1,6 +1,7 @@
 """Tests of a store that fails: chat requests still work, and no acknowledged feedback is lost."""
 
 import asyncio
+import json
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from proxy.core.log import log_lines
 from proxy.core.metrics import create_metrics
 from proxy.experiments.recorder import MAX_QUEUED_EXPOSURES, Kept, Recorder
 from proxy.experiments.records import Feedback
@@ -58,6 +60,16 @@ async def test_locked_file_refuses_feedback_with_503_and_does_not_affect_chat(tm
             while (await one.proxy.post("/v1/feedback", VOTE))[0] != 200:
                 await asyncio.sleep(0.1)
     assert len(one.rows()) == 5, "what waited was written when the file came free"
+
+
+async def test_store_that_cannot_be_opened_is_a_warning_in_the_log(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder", encoding="utf-8")
+    with (tmp_path / "log").open("w") as file, log_lines("json", file):
+        async with recording(dsn_of(f"sqlite:{tmp_path / 'file' / 'ab.db'}")) as (recorder, metrics):
+            recorder.record([exposure(1)])
+            await until(lambda: value(metrics, "drpo_store_up") == 0 and recorder._retry_pause > 0.3)
+    lines = [json.loads(line) for line in (tmp_path / "log").read_text(encoding="utf-8").splitlines()]
+    assert {line["event"]: line["level"] for line in lines}["store unavailable"] == "warning"
 
 
 async def test_full_disk_refuses_feedback_and_queued_exposures_are_written_later(tmp_path: Path) -> None:
