@@ -96,7 +96,8 @@ def _serve_or_check(command: str, settings: Settings, console: Console) -> int:
 
         gc.enable()
         set_malloc_thresholds()
-        uvloop.run(serve(settings, _progress(console), announcer(Console(highlight=False, markup=False))))
+        announce = announcer(Console(highlight=False, markup=False), settings.injection.bundle)
+        uvloop.run(serve(settings, _progress(console), announce))
     return 0
 
 

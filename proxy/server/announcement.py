@@ -1,10 +1,12 @@
 """Tells the operator on standard output that the server is ready: its addresses, its models, and example calls."""
 
+from collections.abc import Sequence
 from typing import Final
 
 from rich.console import Console
 
 from proxy.core.variant_names import RAW
+from proxy.inference.injection.bundle_flags import flag_for_listed
 from proxy.server.lifecycle import Announce
 from proxy.server.service import Status
 
@@ -20,12 +22,17 @@ _KEYED: Final = (
 )
 
 
-def announcer(console: Console) -> Announce:
-    """Return a function that prints the announcement, for `proxy.server.lifecycle.serve`."""
-    return lambda base_url, admin_url, status: _announce(console, base_url, admin_url, status)
+def announcer(console: Console, flags: Sequence[str] = ()) -> Announce:
+    """Return a function that prints the announcement, for `proxy.server.lifecycle.serve`.
+
+    Args:
+        console: The console that prints it.
+        flags: The values of --bundle.
+    """
+    return lambda base_url, admin_url, status: _announce(console, flags, base_url, admin_url, status)
 
 
-def _announce(console: Console, base_url: str, admin_url: str | None, status: Status) -> None:
+def _announce(console: Console, flags: Sequence[str], base_url: str, admin_url: str | None, status: Status) -> None:
     """Print which models are served and how to call them.
 
     Print a warning if the kind of a model is doubtful, and if no backend lists the model of a bundle.
@@ -39,8 +46,10 @@ def _announce(console: Console, base_url: str, admin_url: str | None, status: St
         console.print(waiting, markup=False, soft_wrap=True)
         return
     for name in sorted(set(status.bundled) - set(status.models)):
-        listed = ", ".join(status.models)
-        warning = f"A bundle is for {name}, but backends list only {listed}. Choose one with --bundle MODEL=DIR."
+        listed, flag = ", ".join(status.models), flag_for_listed(flags, name, status.models)
+        warning = (
+            f"A bundle is for {name}, but backends list only {listed}. To serve it for a listed model, give {flag}"
+        )
         console.print(warning, style="yellow", markup=False, soft_wrap=True)
     console.print(_snippets(base_url, admin_url, status), markup=False, soft_wrap=True)
 

@@ -25,6 +25,7 @@ from proxy.core.settings import ExperimentSettings, Settings
 from proxy.core.shared_state import LocalState
 from proxy.experiments.config import read_experiments
 from proxy.experiments.mismatches import find_mismatches, mismatch_lines
+from proxy.inference.injection.bundle_flags import flag_for_listed
 from proxy.inference.injection.model_bundles import load_bundles
 from proxy.inference.injection.room_report import describe_room, room_problem
 from proxy.inference.injection.served_bundles import foreign_bundle_note
@@ -72,7 +73,7 @@ async def check(settings: Settings, report: ProgressCallback, console: Console) 
             console.print(f"note: {note}", style="yellow", **_PLAIN)
         await _report_caches(gateway, report, console)
         problems = [
-            *_problems(gateway),
+            *_problems(gateway, injection.bundle),
             *await _report_room(gateway, console),
             *await _experiment_problems(settings, gateway),
         ]
@@ -193,7 +194,8 @@ async def _list_judge_models(settings: ExperimentSettings, gateway: Gateway) -> 
     return None if cards is None else [card["id"] for card in cards]
 
 
-def _problems(gateway: Gateway) -> Iterator[str]:
+def _problems(gateway: Gateway, flags: Sequence[str]) -> Iterator[str]:
+    """Yield the problems of the backends and of the bundles. `flags` are the values of --bundle."""
     for backend in gateway.pool.backends:
         if backend.problem:
             yield f"{backend.url}: {backend.problem}"
@@ -201,8 +203,8 @@ def _problems(gateway: Gateway) -> Iterator[str]:
         return  # the models that the backends will list are not known, so nothing can be wrong with the bundles
     for name, served in gateway.bundles.items():
         if name not in gateway.pool.models and not is_undecided(gateway.pool.backends, name):
-            listed = ", ".join(sorted(gateway.pool.models))
+            listed = sorted(gateway.pool.models)
             yield (
-                f"the bundle {served.bundle.manifest.name} is for {name}, which no backend lists (listed: {listed}). "
-                f"To serve the bundle for another model, give --bundle MODEL=DIR"
+                f"the bundle {served.bundle.manifest.name} is for {name}, which no backend lists (listed: "
+                f"{', '.join(listed)}). To serve it for a listed model, give {flag_for_listed(flags, name, listed)}"
             )

@@ -6,6 +6,7 @@ default          for each model that backends list: the bundle of drpo for this 
 MODEL=...        one of these, for the model MODEL
 """
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,6 +102,21 @@ def check_directory(directory: Path, allowed: Sequence[str]) -> Manifest:
     manifest = read_manifest(directory)
     check_embedder_allowed(manifest.embedder.name, allowed, str(directory))
     return manifest
+
+
+def flag_for_listed(texts: Sequence[str], model: str, listed: Sequence[str], root: Path = SHIPPED) -> str:
+    """Return the flag that gives the bundle of a model that no backend lists to a listed model, as a shell reads it.
+
+    Args:
+        texts: The values of --bundle.
+        model: The model that no backend lists.
+        listed: The models that backends list. If there are several, the flag says MODEL in place of their names.
+        root: The folder with the bundles of drpo.
+    """
+    flags = parse_bundle_flags(texts, root)
+    location = next((flag.text.rpartition("=")[2] for flag in flags if _model_of(flag) == model), "DIR")
+    served = listed[0] if len(listed) == 1 else "MODEL"
+    return "--bundle " + shlex.quote(f"{served}={location}")
 
 
 def _model_of(flag: BundleFlag) -> str:

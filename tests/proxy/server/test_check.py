@@ -91,6 +91,7 @@ async def test_check_says_nothing_about_bundles_while_no_backend_answers() -> No
         code, printed = await _printed(backend.url, bundle=("my-base=hand-written",))
         assert (code, printed.count("problem: ")) == (1, 1)
         assert "is for my-base, which no backend lists (listed: scripted)" in printed
+        assert "give --bundle scripted=hand-written\n" in printed
     code, printed = await _printed(backend.url, bundle=("my-base=hand-written",))
     assert (code, printed.count("problem: ")) == (1, 1)
     assert f"problem: {backend.url}: " in printed
@@ -192,6 +193,24 @@ def test_the_start_says_which_bundle_the_model_gets_and_why() -> None:
     assert "\nBundle    learned-chat, because it was learned for b\n" in output.getvalue()
     announcer(console)("http://127.0.0.1:1/v1", None, Status(("a",), (), (), keyed=False))
     assert output.getvalue().count("Bundle    ") == 1
+
+
+@pytest.mark.parametrize(
+    ("flag", "model", "listed", "advice"),
+    [
+        ("my-base=hand-written", "my-base", ("a",), "--bundle a=hand-written"),
+        ("hand-written", "google/gemma-3-270m", ("a",), "--bundle a=hand-written"),
+        ("my-base=default", "my-base", ("a", "b"), "--bundle MODEL=default"),
+    ],
+)
+def test_the_start_says_how_to_serve_a_bundle_for_a_listed_model(
+    flag: str, model: str, listed: tuple[str, ...], advice: str
+) -> None:
+    output = io.StringIO()
+    announce = announcer(Console(file=output, width=200), (flag,))
+    announce("http://127.0.0.1:1/v1", None, Status(listed, (model,), (), keyed=False))
+    assert f"A bundle is for {model}, but backends list only {', '.join(listed)}. " in output.getvalue()
+    assert f"for a listed model, give {advice}\n" in output.getvalue()
 
 
 def test_the_calls_that_the_start_prints_have_a_key_if_the_server_requires_one() -> None:
