@@ -34,7 +34,7 @@ _NAVIGATION: Final = {
         "Serve a model": "serving clients fit fewer-examples model-servers api flags",
         "Bundles": "bundles retrieval example-sets published-prompts embedders learned-bundles",
         "Learn a bundle": "optimizing rewards search recipes run-toml run-failures improving harvest",
-        "Experiments and operation": "experiments deploying scaling security supply-chain versions",
+        "Experiments and operation": "experiments experiment-file deploying scaling security supply-chain versions",
         "Background": "faq comparison method benchmarks glossary architecture decisions/README",
         "More": "README /examples/README /CONTRIBUTING /SECURITY /CHANGELOG",
     },
