@@ -25,7 +25,7 @@ _VIOLATIONS: Final = """async () =>
   (await axe.run(document, {resultTypes: ["violations"], preload: false})).violations"""
 _CUT_OFF: Final = """() => [...document.querySelectorAll("body *")].filter((one) => {
   const style = getComputedStyle(one);
-  if (one.matches(".unseen, .bar, svg *") || !one.getClientRects().length) return false;
+  if (one.matches(".unseen, .bar, svg *") || !one.checkVisibility()) return false;  // nor what a closed part hides
   const hides = (axis) => ["hidden", "clip"].includes(style[`overflow${axis}`]);
   const isCut = hides("X") && one.scrollWidth > one.clientWidth + 1;
   const isShort = hides("Y") && one.scrollHeight > one.clientHeight + 1;
