@@ -17,6 +17,7 @@ _MAX_RATIO: Final = 3.0
 _MANY: Final = 2.0  # a ratio of at least this, or of at most its inverse, is told as a multiple
 _FRACTIONS: Final = {2: "half", 3: "a third", 4: "a quarter", 5: "a fifth", 10: "a tenth"}
 _MAX_ERROR: Final = 0.1  # relative error of the words for a fraction
+_SMALLEST_FRACTION: Final = 0.01  # smaller ratios, and 0, are never near a fraction with a name
 _AMOUNTS: Final = {"seconds": "as long", "tokens": "as many"}
 _MAX_EXTRA_DIGITS: Final = 3  # digits that are added until two different means are written differently
 
@@ -186,7 +187,7 @@ def _times_words(told: _Told, amount: str) -> _Words:
 def _multiple(ratio: float, amount: str) -> str:
     if ratio >= 1:
         return f"{two_digits(ratio)} times {amount}"
-    parts = round(1 / ratio)
+    parts = round(1 / ratio) if ratio > _SMALLEST_FRACTION else 0
     is_near = parts in _FRACTIONS and abs(ratio * parts - 1) < _MAX_ERROR
     return f"{_FRACTIONS[parts]} {amount}" if is_near else f"{two_digits(100 * ratio)} % of the control's"
 
