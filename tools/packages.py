@@ -1,4 +1,4 @@
-"""Installs packages into an environment with uv, from the indexes and links of pip's configuration.
+"""Installs packages: of Python with uv, from the indexes and links of pip's configuration, and of Node.js with npm.
 
 It does not depend on which packages are installed, or what for. It needs nothing but the standard library: it runs
 before this project is installed.
@@ -8,6 +8,7 @@ import ast
 import importlib.util
 import os
 import re
+import shutil
 import subprocess
 import sys
 import venv
@@ -20,6 +21,7 @@ from tools.steps import Say, StepError, run_step
 
 _PINS: Final = Path(__file__).parents[1] / "requirements" / "dev.txt"
 _INSTALL_TIMEOUT: Final = 900.0  # seconds
+_NPM_TIMEOUT: Final = 600.0  # seconds
 
 
 def install(packages: Sequence[Path], options: Sequence[str], log: Path, say: Say, title: str) -> None:
@@ -54,6 +56,25 @@ def install_by_name(packages: Sequence[str], options: Sequence[str], log: Path, 
     """
     command = [*uv_command(say), "pip", "install", *packages, *_find_links_options(), *options]
     run_step(title, command, log, say, _INSTALL_TIMEOUT, uv_environment())
+
+
+def install_npm(pins: Path, place: Path, say: Say, title: str) -> None:
+    """Install exactly what a file package-lock.json lists, with `npm ci`. The packages run no scripts of their own.
+
+    Args:
+        pins: The folder with package.json and package-lock.json.
+        place: The folder that is made for the packages. npm's output goes to the file beside it that ends in `.log`.
+        say: As of `install`.
+        title: As of `install`.
+
+    Raises:
+        StepError: The installation failed or took too long.
+    """
+    place.mkdir()
+    for name in ("package.json", "package-lock.json"):
+        shutil.copy(pins / name, place)
+    command = ["npm", "ci", "--prefix", str(place), "--ignore-scripts", "--no-audit", "--no-fund"]
+    run_step(title, command, place.with_suffix(".log"), say, _NPM_TIMEOUT, dict(os.environ))
 
 
 def can_install(requirements: Path, options: Sequence[str], say: Say) -> bool:

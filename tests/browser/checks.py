@@ -3,8 +3,6 @@
 axe-core comes from npm, in the version and with the hash of axe/package-lock.json, and is kept in the cache folder.
 """
 
-import os
-import shutil
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -14,10 +12,9 @@ from playwright.sync_api import Page
 
 from tests.neutral import kept
 from tools.keep import cache_root, key_of
-from tools.steps import run_step
+from tools.packages import install_npm
 
 _PINS: Final = Path(__file__).parent / "axe"
-_NPM_WITHIN: Final = 600.0  # seconds
 _SERIOUS: Final = ("serious", "critical")
 
 # Without `preload: false`, axe-core fetches style sheets. A browser refuses that for files, and says so on the console.
@@ -83,15 +80,8 @@ _FOCUSED: Final = """() => {
 @cache
 def _axe() -> str:
     """Return the source of axe-core. Raises StepError."""
-
-    def build(place: Path) -> None:
-        place.mkdir()
-        for name in ("package.json", "package-lock.json"):
-            shutil.copy(_PINS / name, place)
-        command = ["npm", "ci", "--prefix", str(place), "--ignore-scripts", "--no-audit", "--no-fund"]
-        run_step("axe-core (once)", command, place.with_suffix(".log"), print, _NPM_WITHIN, dict(os.environ))
-
-    folder = kept(cache_root() / f"axe-{key_of(_PINS / 'package-lock.json')}", build, print)
+    place = cache_root() / f"axe-{key_of(_PINS / 'package-lock.json')}"
+    folder = kept(place, lambda place: install_npm(_PINS, place, print, "axe-core (once)"), print)
     return (folder / "node_modules" / "axe-core" / "axe.min.js").read_text(encoding="utf-8")
 
 

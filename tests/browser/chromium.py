@@ -8,11 +8,11 @@ from typing import Final
 
 from tests.neutral import kept
 from tools.keep import cache_root, key_of
-from tools.steps import Say, run_step
+from tools.packages import install_npm
+from tools.steps import Say
 
 _NODE: Final = Path(__file__).parent / "node"
 _NAMES: Final = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-_NPM_WITHIN: Final = 600.0  # seconds
 _UNPACK: Final = "import('@sparticuz/chromium').then(async found => console.log(await found.default.executablePath()))"
 
 
@@ -26,11 +26,7 @@ def chromium(say: Say) -> Path:
 
 def _kept(say: Say) -> Path:
     def build(place: Path) -> None:
-        place.mkdir()
-        for name in ("package.json", "package-lock.json"):
-            shutil.copy(_NODE / name, place)
-        command = ["npm", "ci", "--prefix", str(place), "--ignore-scripts", "--no-audit", "--no-fund"]
-        run_step("Chromium (once)", command, place.with_suffix(".log"), say, _NPM_WITHIN, dict(os.environ))
+        install_npm(_NODE, place, say, "Chromium (once)")
         unpacked = subprocess.run(
             ["node", "--eval", _UNPACK],
             cwd=place,

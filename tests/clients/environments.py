@@ -15,12 +15,11 @@ from typing import Final
 
 from tests.neutral import kept
 from tools.keep import cache_root, key_of
-from tools.packages import install
-from tools.steps import Say, run_step
+from tools.packages import install, install_npm
+from tools.steps import Say
 
 HERE: Final = Path(__file__).parent
 _OLDEST_NODE: Final = 20
-_NPM_WITHIN: Final = 600.0  # seconds
 _FOREIGN: Final = re.compile(
     r"(OPENAI|DRPO|INSPECT|PROMPTFOO|LANGCHAIN|LANGSMITH|LLM|LM_?EVAL|HF|AI_SDK|PYTHON|NODE_OPTIONS|VIRTUAL_ENV)"
 )
@@ -44,13 +43,7 @@ def node_packages(say: Say, name: str = "node", *options: str) -> Path:
     pins = HERE / name
 
     def build(place: Path) -> None:
-        place.mkdir()
-        for file in ("package.json", "package-lock.json"):
-            shutil.copy(pins / file, place)
-        command = ["npm", "ci", "--prefix", str(place), "--ignore-scripts", "--no-audit", "--no-fund"]
-        run_step(
-            f"npm packages of {name} (once)", command, place.with_suffix(".log"), say, _NPM_WITHIN, dict(os.environ)
-        )
+        install_npm(pins, place, say, f"npm packages of {name} (once)")
 
     return _kept(name, key_of(pins / "package-lock.json"), build, say) / "node_modules"
 

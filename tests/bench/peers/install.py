@@ -1,6 +1,5 @@
 """Installs each gateway into its own environment in the cache folder, pinned by hash."""
 
-import os
 import shutil
 import sys
 import venv
@@ -10,12 +9,11 @@ from typing import Final
 from tests.bench.peers.machine import CannotRunError
 from tests.neutral import kept
 from tools.keep import cache_root, key_of
-from tools.packages import install
-from tools.steps import Say, run_step
+from tools.packages import install, install_npm
+from tools.steps import Say
 
 HERE: Final = Path(__file__).parent
 _NODE: Final = HERE / "node"
-_NPM_TIMEOUT: Final = 600.0  # seconds
 
 
 def python_of(name: str, say: Say) -> Path:
@@ -45,14 +43,8 @@ def node_gateway(say: Say) -> Path:
     if shutil.which("npm") is None:
         raise CannotRunError("`npm` is not installed")
 
-    def build(place: Path) -> None:
-        place.mkdir()
-        for name in ("package.json", "package-lock.json"):
-            shutil.copy(_NODE / name, place)
-        command = ["npm", "ci", "--prefix", str(place), "--ignore-scripts", "--no-audit", "--no-fund"]
-        run_step("Portkey (once)", command, place.with_suffix(".log"), say, _NPM_TIMEOUT, dict(os.environ))
-
-    place = kept(_folder("portkey", _NODE / "package-lock.json"), build, say)
+    place = _folder("portkey", _NODE / "package-lock.json")
+    place = kept(place, lambda place: install_npm(_NODE, place, say, "Portkey (once)"), say)
     return place / "node_modules" / "@portkey-ai" / "gateway" / "build" / "start-server.js"
 
 
