@@ -7,7 +7,6 @@ from typing import Any, Final
 
 from optimizer.core.budget import Budget, Cost
 from optimizer.core.config_tables import PUBLISHED, RunConfig
-from optimizer.core.request_form import LETTER
 from optimizer.data.split import Split
 from optimizer.estimation.call_costs import CallCost, Costs, measure_call_costs
 from optimizer.estimation.observation import NOTHING_SEEN, Observation
@@ -63,9 +62,8 @@ async def estimate(context: RunContext) -> Estimate:
     """
     costs, observation = await measure_call_costs(context)
     # The judge was asked during the measurement, so that the format of its replies is known.
-    asks_for_letters = JUDGE in context.calls.roles and context.calls.form(JUDGE).reply_format == LETTER
     return await estimate_from(
-        context.config, context.data, costs, asks_for_letters=asks_for_letters, observation=observation
+        context.config, context.data, costs, asks_for_letters=context.judge.asks_for_letters, observation=observation
     )
 
 

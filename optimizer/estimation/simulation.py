@@ -123,12 +123,12 @@ def _count_sealed(config: RunConfig, data: Split, space: SimulatedSpace, *, is_c
     """Count the calls of the sealed evaluation.
 
     The bundle and the baseline answer all sealed rows, each of them once if the run found nothing better than the
-    baseline (`is_changed`). If both raw variants have the same sampling, a run sends their requests only
-    once. The sampling is not known before the run, so the requests of both raw variants are counted. For each row of
-    [reward] confirm, the judge compares the bundle with the baseline twice, once in each order.
+    baseline (`is_changed`). If both raw variants have the same sampling, a run sends their requests only once. The
+    sampling is not known before the run, so the requests of both raw variants are counted. For each row of [reward]
+    confirm, the judge compares the bundle with the baseline twice, once in each order.
     """
     space.begin(EVALUATION)
-    counts = {**answers_by_variant(config, len(data.sealed)), **({} if is_changed else {BASELINE: 0})}
+    counts = {**answers_by_variant(len(data.sealed), config.data.raw), **({} if is_changed else {BASELINE: 0})}
     for count in counts.values():
         for query in range(count):
             space.count_score(config.reward.weights, query)

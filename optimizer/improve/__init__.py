@@ -1,2 +1,1 @@
-"""Contains the parts of `drpo-optimizer improve`: it makes a bundle from the feedback in a store, and an experiment
-that tests this bundle."""
+"""Parts of `drpo-optimizer improve`: makes a bundle from feedback in a store, and an experiment that tests it."""

@@ -72,9 +72,13 @@ class Judge:
 
     @property
     def is_readable(self) -> bool:
-        """Whether a format is known in which the judge's verdicts can be read. Even then, single verdicts can be
-        unreadable."""
+        """Whether a format is known in which verdicts can be read. Even then, single verdicts can be unreadable."""
         return self._has_decided()
+
+    @property
+    def asks_for_letters(self) -> bool:
+        """Whether a run has a judge, and it scores each criterion in a call of its own, as far as is known now."""
+        return ROLE in self._calls.roles and self._format == LETTER
 
     async def criteria(self, query: str) -> tuple[Criterion, ...]:
         """Return the criteria that the judge chooses for a query. They stay the same for the whole run.
@@ -153,8 +157,7 @@ class Judge:
         return JudgeRating(scores, dict.fromkeys(names, ""))
 
     async def _in_readable_format(self, judge: Callable[[str], Awaitable[T]]) -> T:
-        """Call the function `judge` with the format in which the replies of the judge can be read. Find this format
-        first.
+        """Call the function `judge` with a format in which the judge's replies can be read. Find this format first.
 
         While the format is not known, only one caller asks the judge at a time.
         """
@@ -194,8 +197,7 @@ class Judge:
         return True
 
     async def _in_another_format(self, judge: Callable[[str], Awaitable[T]], problem: UnparsableReplyError) -> T:
-        """Ask in the other formats. From now on, use the first one that can be read. If there is none, raise
-        `problem`."""
+        """Ask in the other formats. From now on, use the first one that can be read; without one, raise `problem`."""
         has_log_probabilities = self._calls.form(ROLE).max_top_logprobs > 0
         for reply_format in (LETTER, TEXT) if has_log_probabilities else (TEXT,):
             try:

@@ -17,8 +17,6 @@ from optimizer.core.candidate import Candidate
 from optimizer.core.config_tables import FOUND, RunConfig
 from optimizer.core.errors import BudgetSpentError, ConfigError, UnusableRowsError
 from optimizer.core.journal import START, STOPPED, Journal
-from optimizer.core.request_form import LETTER
-from optimizer.rewards.judge_protocol import ROLE as JUDGE
 from optimizer.stages.candidate_gate import bundle_input
 from optimizer.stages.checks.judge_trial import run_judge_trial
 from optimizer.stages.example_stage import run_example_stage
@@ -136,8 +134,7 @@ async def _optimize(context: RunContext, first: Candidate) -> tuple[Candidate, b
 
 def _sealed_calls(context: RunContext) -> int:
     """Return how many calls the search leaves to the sealed evaluation."""
-    asks_for_letters = JUDGE in context.calls.roles and context.calls.form(JUDGE).reply_format == LETTER
-    return sealed_calls(context.config, len(context.data.sealed), asks_for_letters=asks_for_letters)
+    return sealed_calls(context.config, len(context.data.sealed), asks_for_letters=context.judge.asks_for_letters)
 
 
 def _write_bundle(context: RunContext, chosen: Candidate, sealed: SealedResult | None, directory: Path) -> Path:

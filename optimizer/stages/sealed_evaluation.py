@@ -20,7 +20,7 @@ from optimizer.data.dataset import COMPLY, GENERAL, REFUSE, Row
 from optimizer.data.split import SEALED
 from optimizer.models.task_model import Raw, Variant
 from optimizer.rewards.judge_protocol import ROLE as JUDGE
-from optimizer.rewards.registry import reward_kind
+from optimizer.rewards.registry import calls_per_score, reward_kind
 from optimizer.rewards.scorer import ScoredReply
 from optimizer.stages.run_context import RunContext
 from optimizer.stages.scored_rows import ScoredRows
@@ -66,12 +66,17 @@ class SealedPlan:
     @property
     def judgements(self) -> int:
         """Number of answers to score: of the bundle, the baseline and the two raw variants together."""
-        return 2 * len(self.rows) + 2 * len(self.rows[: self.raw])
+        return sum(answers_by_variant(len(self.rows), self.raw).values())
 
 
-def answers_by_variant(config: RunConfig, rows: int) -> Mapping[str, int]:
-    """Return how many sealed rows each variant answers, by the name of the variant. `rows`: number of sealed rows."""
-    raw = rows if config.data.raw is None else min(config.data.raw, rows)
+def answers_by_variant(rows: int, raw: int | None) -> Mapping[str, int]:
+    """Return how many sealed rows each variant answers, by the name of the variant.
+
+    Args:
+        rows: Number of sealed rows.
+        raw: Number of rows that each raw variant answers at most; None for all rows.
+    """
+    raw = rows if raw is None else min(raw, rows)
     return {BUNDLE: rows, BASELINE: rows, RAW_MATCHED: raw, RAW: raw}
 
 
@@ -83,14 +88,13 @@ def sealed_calls(config: RunConfig, rows: int, *, asks_for_letters: bool = False
         rows: Number of sealed rows.
         asks_for_letters: Whether the judge scores each criterion in a call of its own.
     """
-    kinds = [reward_kind(name) for name in config.reward.weights]
-    per_rating = config.reward.judge.most if asks_for_letters else 1
-    per_answer = 1 + sum(
-        count * (per_rating if role == JUDGE else 1) for kind in kinds for role, count in kind.calls_per_answer.items()
-    )
-    per_row = sum(sum(kind.calls_per_query.values()) for kind in kinds)
+    answers = sum(answers_by_variant(rows, config.data.raw).values())
+    per_answer = calls_per_score(config.reward.weights)
+    if asks_for_letters:
+        per_answer[JUDGE] *= config.reward.judge.most
+    per_row = sum(sum(reward_kind(name).calls_per_query.values()) for name in config.reward.weights)
     comparisons = 2 * min(config.reward.confirm, rows)
-    return ceil(_REPEATS * (per_answer * sum(answers_by_variant(config, rows).values()) + per_row * rows + comparisons))
+    return ceil(_REPEATS * (per_answer.total() * answers + per_row * rows + comparisons))
 
 
 async def run_sealed_evaluation(context: RunContext, best: Candidate, baseline: Candidate) -> SealedResult:

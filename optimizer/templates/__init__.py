@@ -1,5 +1,4 @@
-"""Text files: prompts for models, the judge's criteria, sentences that the search can add to system prompts, and the
-CSS of the report."""
+"""Text files: prompts for models, the judge's criteria, sentences that edits add to prompts, and the report's CSS."""
 
 import tomllib
 from functools import cache

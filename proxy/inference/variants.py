@@ -42,8 +42,8 @@ def choose(model_field: object, header: str | None, models: Collection[str], bun
 
     Raises:
         BadRequestError: The field `model` is missing or not a text. Or the variant is unknown, the header and the
-            suffix give different variants, or the variant needs a bundle and the model has none. UnknownModelError: No
-            backend lists the model.
+            suffix give different variants, or the variant needs a bundle and the model has none.
+        UnknownModelError: No backend lists the model.
     """
     if not isinstance(model_field, str) or not model_field:
         raise BadRequestError("`model` is missing. " + _listing(models), param="model")
