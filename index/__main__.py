@@ -170,7 +170,10 @@ def _policy(options: argparse.Namespace) -> None:
 
 
 def _changed_policy(options: argparse.Namespace, bundle: Bundle) -> RetrievalPolicy:
-    """Return the bundle's policy with the values that the options give. A floor that needs a neutral set gets one."""
+    """Return the bundle's policy with the values that the options give.
+
+    If the policy then has a similarity floor, but no neutral set, this function chooses a neutral set.
+    """
     from index.example_sets.builder import choose_neutral
 
     given = {name: getattr(options, name) for name in POLICY_FLAGS if getattr(options, name) is not None}
@@ -247,7 +250,7 @@ def _load(directory: Path, embedder: Embedder) -> Bundle:
 
 
 def _write(directory: Path, source: BundleInput, embedder: Embedder) -> Bundle:
-    """Embed the queries and write a new bundle. The messages count the embedded queries."""
+    """Embed the queries and write a new bundle. Progress messages say how many queries are embedded."""
     with Progress("embedding the queries", len(source.examples)) as progress:
         return write_bundle(directory, source, CountingEmbedder(embedder, progress), progress.begin)
 

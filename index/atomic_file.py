@@ -7,10 +7,11 @@ from pathlib import Path
 
 
 def replace_file(path: Path, blocks: Iterable[bytes]) -> None:
-    """Replace a file, or a link in its place, by one that only its owner can read. A kill leaves no half file.
+    """Write a file that only its owner can read. If a file or a link is at this path, the new file replaces it.
 
-    The content is written to a temporary file, flushed to the disk, and renamed. After a kill, the temporary file can
-    be left: its name consists of the file's name, a random part and `.part`.
+    The content is written to a temporary file and flushed to the disk, and the temporary file is renamed. If the
+    process is killed, it can leave the temporary file behind. The name of the temporary file consists of the file's
+    name, a random part and `.part`.
 
     Args:
         path: The file. Its folder must exist.

@@ -7,7 +7,7 @@ _ENDPOINT: Final = re.compile(r"/(?:chat/)?completions$|(?<=/v1)/(?:responses|em
 
 
 def without_endpoint(url: str) -> str:
-    """Return a URL without a slash and without the name of an endpoint at its end.
+    """Return a URL without a slash or the name of an endpoint at its end.
 
     Users often give the URL of an endpoint in place of the base URL, because they copy it from a command that worked.
     """

@@ -36,13 +36,13 @@ class TextLayout:
             which `TextPrompt.clean` removes. If false, the rendered text ends with the gap. A gap of one space must be
             written by the model, because the token of a word often includes the space before the word.
         heading: The text before the system prompt of the bundle.
-        later_example_user: The marker of the query of each example after the first. If empty, it is `user`.
-        example_assistant: The marker of the answer of each example. If empty, it is `assistant`.
+        later_example_user: The marker of the query of each example after the first. If empty, `user` is used.
+        example_assistant: The marker of the answer of each example. If empty, `assistant` is used.
         end: The text that ends a finished assistant turn.
         stops: The stop strings. If empty, they are made from the markers.
         fence: The line before and after the text of each turn; empty if there is none. `gap` ends with this line. A
-            fence is no marker, because code in a text has such lines too. So a line of a text can look like the end of
-            its fence, but never like the beginning of the next turn.
+            fence is not one of the markers, because code in a text contains such lines too. A line of a text can
+            therefore look like the closing fence of the text, but never like the beginning of the next turn.
         markers: The strings with which no line of a text may begin: every line of every marker, of `heading` and of
             `end`.
     """
@@ -146,11 +146,11 @@ def stop_strings(layout: TextLayout) -> tuple[str, ...]:
 
     After its answer, a base model may write the next turn, with any marker of the layout. A stop string is the text
     that the layout writes between an answer and the text of the next turn: a blank line, the marker, and the line break
-    after it. A line of the answer that only begins like a marker, such as the comment `# Query: all orders` in a
-    program, is therefore not a stop string. If the gap of the layout is a space, the stop string ends with the marker,
-    because the model may write the space in the same token as the next word. Stop strings do not contain the fence
-    before them, because a model may forget the fence. There is no second form with the fence, because servers accept
-    only few stop strings.
+    after it. A line of the answer that continues after the marker, such as the comment `# Query: all orders` in a
+    program, therefore does not end the answer. If the gap of the layout is a space, the stop string ends with the
+    marker, because the model may write the space in the same token as the next word. Stop strings do not begin with the
+    fence that ends the answer, because a model may forget the fence. They have no second form that begins with the
+    fence, because servers accept only few stop strings.
     """
     if layout.stops:
         return layout.stops
@@ -168,7 +168,7 @@ def _layout_of(stops: tuple[str, ...]) -> TextLayout | None:
 def _stops_with_carriage_returns(stops: tuple[str, ...]) -> tuple[str, ...]:
     """Return the stop strings of a layout, and their forms in the answer of a model whose line breaks are CR LF.
 
-    Such a model may mix both: CR LF is its habit, and LF is what it sees in the prompt.
+    Such a model may also write LF, because it sees LF in the prompt.
     """
     return tuple(variant for stop in stops for variant in _line_break_variants(stop))
 
@@ -185,7 +185,10 @@ def possible_stops(text: str, stops: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def layout_stop(text: str, stops: tuple[str, ...]) -> tuple[int, str] | None:
-    """Return what `first_stop` returns for a layout's stop strings. The line breaks of the text may be CR LF."""
+    """Return where the first stop string of a layout begins in a text, and this stop string; None if there is none.
+
+    The line breaks of the text may be CR LF.
+    """
     return first_stop(text, possible_stops(text, stops))
 
 
@@ -202,7 +205,7 @@ def marker_rests(stops: tuple[str, ...]) -> tuple[str, ...]:
 
 @cache
 def escaped_markers(stops: tuple[str, ...]) -> re.Pattern[str]:
-    """Return a pattern for the U+200B in each escaped marker of a layout, with the rest of the marker as look-ahead.
+    """Return a pattern that matches each U+200B that the rest of a marker of a layout follows (as a look-ahead).
 
     Args:
         stops: The stop strings of the layout. They identify the layout.
@@ -235,7 +238,7 @@ def count_fences(text: str, stops: tuple[str, ...], end: int | None = None) -> i
 
 @cache
 def fenced_stops(stops: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the stop strings of a layout, and also each of them with the fence before it."""
+    """Return the stop strings of a layout. If it has a fence, the result also has each of them after the fence."""
     fence = fence_of(stops)
     return (*stops, *(f"\n{fence}{stop}" for stop in stops)) if fence else stops
 
@@ -243,9 +246,10 @@ def fenced_stops(stops: tuple[str, ...]) -> tuple[str, ...]:
 def find_end_fence(text: str, stops: tuple[str, ...], earlier: int = 0, max_breaks: int = 2) -> int | None:
     """Return the position of the line break before the fence that ends an answer; None if no fence ends it.
 
-    A model writes this fence because the examples have it, and may then end its answer. The last fence of an answer can
-    also be the end of a block of code. The fence before an answer is in the prompt. So an odd number of fences in the
-    answer means that the last one ends the answer, and an even number means that it ends a block of code.
+    A model may write such a fence and then end its answer, because the answers of the examples end with a fence. But
+    the last fence of an answer can also end a block of code. A block of code has two fences, and the fence that begins
+    the answer is in the prompt. So if the number of fences in the answer is odd, the last one ends the answer. If it is
+    even, the last one ends a block of code.
 
     Args:
         text: The answer, or the end of it.
@@ -280,7 +284,10 @@ def unescape(text: str, stops: tuple[str, ...]) -> str:
 
 
 def marker_at_end(text: str, stops: tuple[str, ...]) -> tuple[int, str] | None:
-    """Return where a stop string begins of which only the last line break is missing, and the string; else None."""
+    """Return where an incomplete stop string at the end of a text begins, and the part of it that is there.
+
+    The stop string lacks only its last line break. The result is None if the text does not end with such a part.
+    """
     markers = [stop.rstrip("\r\n") for stop in possible_stops(text, stops)]
     return min([(text.rindex(one), one) for one in markers if text.endswith((one, f"{one}\r"))], default=None)
 

@@ -1,7 +1,7 @@
 """The names of models and variants in requests: MODEL, or MODEL@VARIANT for a variant that the proxy serves.
 
-The name of a model may itself contain an @. A name therefore means the model that is listed under this whole name, if
-there is one.
+The name of a model may itself contain an @. If a model is listed under the whole name, the name therefore means this
+model.
 
 Servers list one model under many names: with the organisation before it, as a path, or with the quantization after it.
 `is_same_model` compares such names.
@@ -17,8 +17,8 @@ RAW_MATCHED: Final = "raw-matched"
 VARIANTS: Final = (ALIGNED, RAW, RAW_MATCHED)
 _SUFFIX: Final = re.compile(r"[a-z0-9-]+")
 _PART: Final = re.compile(r"-\d{5}-of-\d{5}$")
-# What a name says at its end about the file and not about the model. Sizes, and words such as `instruct` and `it`, are
-# not in this list, because they tell models apart.
+# Ends of names that describe a file and not the model. Sizes, and words such as `instruct` and `it`, are not in this
+# list, because they tell models apart.
 _FORM: Final = re.compile(
     r"[-.](?:gguf|mlx|onnx|safetensors|latest|awq|gptq|bnb|quantized|hf"  # formats and methods
     r"|(?:ud-)?i?q[1-8](?:-[01](?:-\d)*|-k(?:-(?:xs|s|m|l|xl))?|-(?:xxs|xs|s|m|nl))?|mxfp[48]|nvfp4"  # llama.cpp
@@ -36,7 +36,7 @@ def split_model_name(name: str, listed: Collection[str]) -> tuple[str, str | Non
 
     Returns:
         The name itself and None if it is listed, or if it does not end with @ and a word. Otherwise the part before the
-        last @, and the word after it, which may not be a variant.
+        last @, and the word after it, even if this word is not the name of a variant.
     """
     model, at, suffix = name.rpartition("@")
     if name in listed or not at or not _SUFFIX.fullmatch(suffix):
@@ -45,7 +45,7 @@ def split_model_name(name: str, listed: Collection[str]) -> tuple[str, str | Non
 
 
 def plain_names(listed: Sequence[str]) -> list[str]:
-    """Return those names of a list of models that do not stand for a variant of another model of the list.
+    """Return a list of names of models without the names that mean a variant of another model in the list.
 
     The proxy lists each model under its own name, and as MODEL@VARIANT for each variant.
     """
@@ -68,8 +68,8 @@ def is_served(name: str, listed: Collection[str]) -> bool:
 
     Args:
         name: The name.
-        listed: All names that the server lists. If it is a drpo-proxy, it lists MODEL@raw for each model, and serves
-            MODEL@VARIANT for each variant.
+        listed: All names that the server lists. A server that is a drpo-proxy lists MODEL@raw for each model, and
+            serves MODEL@VARIANT for each variant.
     """
     model, variant = split_model_name(name, listed)
     return name in listed or (variant in VARIANTS and model in listed and f"{model}@{RAW}" in listed)

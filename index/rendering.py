@@ -3,7 +3,7 @@
 The proxy and the optimizer use the same functions, which do not depend on files, vectors or servers. This module caches
 the rendered preamble (system prompt and examples): `render_preamble` keeps the 128 preambles used last.
 
-A layout writes a conversation as one text for a base model:
+A layout writes a conversation as one text for a base model. In this scheme, `/` stands for a line break:
 
     {prompt} (blank line) # Query: / {query} (blank line) # Answer: / {response} (blank line) ... # Answer:
 
@@ -55,7 +55,8 @@ class TextPrompt:
 
         U+200B in a marker that the model copied from the prompt is removed, and so is a fence that ends the answer.
 
-        Most servers end the answer before a stop string. Some ignore stop strings, or return them with the answer.
+        Most servers already end the answer before a stop string. But some ignore stop strings, or return them with the
+        answer.
         """
         ended = unescape(answer[: self._end(answer)], self.stop)
         return remove_leading_gap(ended) if self.has_leading_gap else ended
@@ -68,7 +69,7 @@ class TextPrompt:
 
 
 def render_prompt(layout: TextLayout, prompt: str) -> str:
-    """Return the heading and the escaped system prompt, followed by a blank line; an empty text for no prompt."""
+    """Return the heading, the escaped system prompt and a blank line; an empty text if `prompt` is empty."""
     return f"{layout.heading}{escape(layout, prompt)}{SEPARATOR}" if prompt else ""
 
 
@@ -78,7 +79,7 @@ def render_example(layout: TextLayout, example: Example, *, is_first: bool = Tru
     Args:
         layout: The layout.
         example: The example.
-        is_first: Whether the example is the first one of a prompt. A layout may mark the others differently.
+        is_first: Whether the example is the first one of a prompt. A layout may have another marker for later examples.
     """
     user = layout.user if is_first else layout.later_example_user or layout.user
     end = _end(layout)
@@ -158,7 +159,7 @@ def without_frame(answer: str) -> str:
 
 
 def leading_gap(layout: TextLayout) -> str:
-    """Return the gap that a model writes before its answer: an empty text if the prompt ends with the gap."""
+    """Return the gap that a model writes before its answer; an empty text if the prompt already ends with the gap."""
     return layout.gap if layout.answer_begins_with_gap else ""
 
 

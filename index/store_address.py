@@ -41,7 +41,11 @@ def parse_store_address(text: str) -> StoreAddress:
 
 
 def _postgresql_address(text: str) -> StoreAddress:
-    """Parse a URL. An "@" after the host shows that the password has a character by which it was taken for the host."""
+    """Parse the URL of a PostgreSQL database.
+
+    An unescaped character in the password, such as /, can end the part of the URL with the host too early: the rest of
+    the password is then read as the path. The "@" that follows the password shows this mistake.
+    """
     try:
         url = urlsplit(text)
         is_whole = url.port != 0 and "@" not in url.path + url.fragment + url.query.partition("=")[0]

@@ -67,10 +67,11 @@ class Retrieved:
 
     Attributes:
         in_set: The examples that the example set shows, in the order of the set. Empty if no set is shown.
-        nearest: The candidates for the nearest part of the prompt, the most similar first. If the policy limits the
-            tokens of this part, there are more candidates than the prompt will contain.
-        covered: The positions of those candidates that the set shows already. A near-duplicate of an example that the
-            set shows counts as shown. A covered candidate takes a place of the nearest part, but is not shown twice.
+        nearest: The candidates for the nearest examples of the prompt, the most similar first. If the policy limits the
+            tokens of the nearest examples, there are more candidates than the prompt will contain.
+        covered: The positions, in the bank, of the candidates in `nearest` that the set already shows. A candidate also
+            counts as shown if it is a near-duplicate of an example that the set shows. A covered candidate counts as
+            one of the `k` nearest examples, but the prompt does not contain it a second time.
         set_name: The name of the example set; empty if no set is shown.
         similarity: The similarity of the most similar example of the bank; None if it is unknown, because there is no
             such example, or because the query has no usable vector.
@@ -128,7 +129,7 @@ class RetrievalPolicy:
         max_nearest_tokens: Maximum number of tokens of the nearest examples together. An example that would exceed it
             is skipped, and the next nearest example takes its place. None means that there is no such limit.
         similarity_floor: A query is unlike every example if its most similar example is less similar than this value.
-            It then gets the neutral set and no nearest examples. None means that there is no floor.
+            Such a query gets the neutral set and no nearest examples. None means that there is no floor.
         neutral_set: The name of the example set for queries that are unlike every example. None means that they get
             only the pinned examples.
     """
@@ -171,7 +172,7 @@ class ExampleSet:
             kind whose sets have the largest sum of votes, and then a set of this kind.
         weight: Factor by which each member's vote for this set is multiplied.
         minimum_similarity: The lowest cosine similarity to the query with which a member votes for this set. There is
-            one exception: if every neighbour of a query is below the minimum of its set, all of them vote.
+            one exception: if every neighbour of a query is below the minimum of its set, all neighbours vote.
         prompt: The system prompt of requests for which this set is chosen. None means the prompt of the bundle.
     """
 
@@ -288,5 +289,5 @@ class Bundle:
         return {one.name: one.prompt for one in self.sets if one.prompt is not None}
 
     def prompt_of(self, set_name: str) -> str:
-        """Return the system prompt of a request for which this set was chosen. The name is empty if none was."""
+        """Return the system prompt of a request with this example set. `set_name` is empty if no set was chosen."""
         return self.set_prompts.get(set_name, self.prompt)

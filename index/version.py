@@ -4,11 +4,12 @@ import argparse
 import sys
 from typing import Any
 
-# Modules that only this text needs are imported where they are used, because each command imports this module.
+# `version_line` imports the modules that it needs when it is called, because every command imports this module, but few
+# commands print a version.
 
 
 def version_line() -> str:
-    """Return the versions of drpo and of Python, and the platform, as one line for reports of faults."""
+    """Return the versions of drpo and of Python, and the platform, as one line for bug reports."""
     import platform
     from importlib.metadata import version
 
@@ -24,7 +25,7 @@ def add_version_flag(parser: argparse.ArgumentParser) -> None:
 
 
 class _PrintVersion(argparse.Action):
-    """Finds the version when the flag is given, and not already when the parser is made."""
+    """Prints the version. The version is looked up only if the flag is given, and not when the parser is made."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any, **__: Any) -> None:
         sys.stdout.write(f"{version_line()}\n")

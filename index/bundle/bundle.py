@@ -70,8 +70,8 @@ LARGE_BANK: Final = 50_000
 
 A large bank is sorted into clusters, and each of its examples is read from the mapped file when it is needed.
 """
-_MIN_PROBE_SIMILARITY = 0.999
-_TEXTS_PER_CALL = 64
+_MIN_PROBE_SIMILARITY = 0.999  # the lowest cosine of a bundle's vector and the new vector of the same query
+_TEXTS_PER_CALL = 64  # the maximum number of queries that are embedded in one call
 
 ReportStep = Callable[[str], object]
 
@@ -156,8 +156,8 @@ def write_bundle(
 def check_bundle_input(source: BundleInput, spec: EmbedderSpec, directory: Path = Path()) -> dict[str, bytes]:
     """Check all of a bundle's input that does not depend on vectors. `write_bundle` makes the same check.
 
-    Embedding can take minutes or cost money, and so can the work that leads to a bundle. Callers therefore check an
-    input as early as they can.
+    Callers check an input as early as they can, because embedding can take minutes or cost money, and so can the work
+    before it.
 
     Args:
         source: The content of the bundle.
@@ -165,7 +165,7 @@ def check_bundle_input(source: BundleInput, spec: EmbedderSpec, directory: Path 
         directory: The directory of the bundle, which is used only in messages.
 
     Returns:
-        The contents of the text files by file name, and an empty content for the vectors.
+        The contents of the files, by file name. The content of vectors.npy is empty.
 
     Raises:
         BundleError: The input is invalid.

@@ -12,7 +12,7 @@ class BundleInput:
 
     Attributes:
         needs_prompt: Whether an empty prompt is an error. Few bundles lack a prompt on purpose.
-        needs_examples: Whether an empty bank is an error. A bundle rarely has no examples on purpose.
+        needs_examples: Whether an empty bank is an error. Few bundles lack examples on purpose.
     """
 
     name: str
@@ -29,7 +29,7 @@ class BundleInput:
 
 
 def as_input(bundle: Bundle) -> BundleInput:
-    """Return the input that gives this bundle."""
+    """Return the input from which `write_bundle` would write this bundle again."""
     manifest = bundle.manifest
     return BundleInput(
         name=manifest.name,

@@ -19,9 +19,10 @@ _SEED: Final = 1
 _KMEANS_ITERATIONS: Final = 12
 _KMEANS_RESTARTS: Final = 8
 _MAX_ROWS_PER_CENTROID: Final = 64  # in the training sample of k-means. More rows did not increase the recall
-_RECALL_NEIGHBOURS: Final = 3
+_RECALL_NEIGHBOURS: Final = 3  # the recall is measured on this many nearest neighbours of each sampled query
 _MAX_SAMPLED_QUERIES: Final = 2_000
-# The recall of the bank's own queries. With this value, the recall of similar queries of users is 0.98.
+# The minimum recall for queries of the bank itself. With this minimum, the recall for users' queries that resemble the
+# bank's queries is 0.98.
 _MIN_RECALL: Final = 0.9825
 _MIN_PROBED_SHARE: Final = 0.05  # each search looks into at least this share of all clusters
 

@@ -16,7 +16,7 @@ _UNIT: Final = re.compile(r"[^\n]*?(?:[.!?](?=\s)|\n|\Z)\s*")
 
 
 def prompt_units(prompt: str) -> tuple[str, ...]:
-    """Split a prompt into sentences and lines. `"".join` of them gives the prompt again."""
+    """Split a prompt into sentences and lines. The parts, joined without a separator, are the prompt again."""
     return tuple(found for found in _UNIT.findall(prompt) if found)
 
 
@@ -35,7 +35,7 @@ def differences(before: Bundle, after: Bundle) -> Iterator[str]:
 
 
 def _set_prompt_differences(before: Mapping[str, str], after: Mapping[str, str]) -> Iterator[str]:
-    """Yield the differences of the prompts of sets. Sets with the same difference share one heading."""
+    """Yield the differences between the prompts of example sets. Sets with the same difference share one heading."""
     changes: dict[tuple[str, str], list[str]] = {}
     for name in dict.fromkeys((*before, *after)):
         changes.setdefault((before.get(name, ""), after.get(name, "")), []).append(name)

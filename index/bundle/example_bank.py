@@ -203,7 +203,7 @@ def _parse_quickly(line: bytes, location: str) -> object:
 
 
 def _line_starts(data: Content) -> NDArray[np.int64]:
-    """Return the offset at which each line begins, and finally the offset at which another line would begin.
+    """Return the offset at which each line begins, and, as the last element, the offset at which a further line would.
 
     The data is read in pieces to use little memory.
     """

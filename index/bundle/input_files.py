@@ -60,9 +60,9 @@ def parse_lines(data: bytes, location: str, parse: Callable[[bytes, str], T]) ->
 
 
 def parse_each_line(lines: Iterable[bytes], location: str, parse: Callable[[bytes, str], T]) -> Iterator[tuple[int, T]]:
-    """Yield what each line of a JSONL file gives, with the number of the line, counted from 1.
+    """Yield the number of each line of a JSONL file, counted from 1, and the value that `parse` makes of the line.
 
-    All files that a person wrote are parsed by this function, so that they have the same rules.
+    This function parses all files that people write, so that the same rules apply to all of them.
 
     A line ends with a line feed, or with a carriage return and a line feed. Lines without text are skipped, and byte
     order marks at the beginning of a line are ignored.

@@ -30,6 +30,7 @@ _POLICY_KEYS = (
 _OPTIONAL_POLICY_KEYS = ("max_nearest_tokens", "similarity_floor", "neutral_set")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _MAX_INTEGER = 2**53  # the largest integer that every JSON parser represents exactly
+# The smallest and the largest valid value of each sampling field.
 _INTEGER_SAMPLING: Mapping[str, tuple[int, int]] = {
     "max_tokens": (1, _MAX_INTEGER),
     "max_completion_tokens": (1, _MAX_INTEGER),
@@ -169,7 +170,7 @@ def _parse_policy(value: object, location: str) -> RetrievalPolicy:
 
 
 def _check_floor(policy: RetrievalPolicy, location: str) -> None:
-    """Raise BundleFormatError if the neutral set's name is invalid, or if a policy with sets and a floor lacks it."""
+    """Raise BundleFormatError if the neutral set's name is invalid, or if a policy with sets and a floor names none."""
     if policy.neutral_set is not None and not is_id(policy.neutral_set):
         raise BundleFormatError(f'{location}: "neutral_set" must be the name of a set in {SETS}')
     if policy.similarity_floor is not None and policy.neutral_set is None and policy.policy != "nearest":
@@ -185,7 +186,7 @@ def _parse_embedder(value: object, location: str) -> EmbedderSpec:
 
 
 def _file_names(retrieval: RetrievalPolicy, probes: int | None) -> Sequence[str]:
-    """Return the names of a bundle's files other than the manifest. `probes` is None for up to 50,000 examples."""
+    """Return the names of a bundle's files other than the manifest. `probes` is None for a bank without clusters."""
     return (*(FILES if probes is None else LARGE_FILES), *([SETS] if retrieval.has_sets else ()))
 
 

@@ -52,7 +52,7 @@ class Difference:
     """The values of a bundle minus the values of a rival, on the same rows.
 
     Attributes:
-        composite: The difference of the composites. Its level is `Figures.level`.
+        composite: The difference of the composites, with an interval of the confidence level `Figures.level`.
         similarity: The difference of the similarities, with a 95 % interval.
     """
 
@@ -62,20 +62,21 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """A measurement of a bundle beside its rivals.
+    """A measurement of a bundle and its rivals: other bundles and the model alone, on the same rows.
 
     Attributes:
         split: `validation` or `sealed`.
         model: The name of the model that answered.
         date: The day of the measurement, such as 2026-11-30.
         command: The command that measured.
-        rows: The number of rows of each kind.
+        rows: The number of rows of each kind of row, such as queries that must be refused.
         max_tokens: The maximum number of tokens of an answer.
-        bundle: The name of the measured bundle in `measured`. All other names there are rivals.
-        ids: The bundle id of each measured bundle. The model alone has none.
-        measured: What was measured, by the name of the bundle, or `raw` for the model alone.
-        level: The level of the intervals of the differences of composites, such as 0.9875.
-        differences: The differences of the bundle to each rival, by the name of the rival.
+        bundle: The key of the measured bundle in `measured`. All other keys of `measured` name rivals.
+        ids: The bundle id of each measured bundle, by its name. The entry `raw` has no bundle id.
+        measured: What was measured, by the name of the bundle. The key `raw` is the model without a bundle.
+        level: The confidence level of the intervals in `Difference.composite`, such as 0.9875. It is above 0.95 if
+            there are several rivals (Bonferroni's correction).
+        differences: The bundle's values minus the values of each rival, by the name of the rival.
     """
 
     split: str

@@ -99,11 +99,11 @@ def with_prompts(sets: Sequence[ExampleSet], prompts: Mapping[str, str]) -> tupl
 
     Args:
         sets: The example sets.
-        prompts: The prompts by the name of a set or of a kind. The name of a set takes precedence. A set that is named
-            in neither way keeps its prompt.
+        prompts: The prompts by the name of a set or of a kind. The name of a set takes precedence. A set keeps its
+            prompt if neither its name nor its kind is given.
 
     Raises:
-        BundleFormatError: There is no set and no kind with one of the names.
+        BundleFormatError: One of the names is neither the name of a set nor the name of a kind.
     """
     kinds, names = dict.fromkeys(one.kind for one in sets), [one.name for one in sets]
     if unknown := [name for name in prompts if name not in kinds and name not in names]:

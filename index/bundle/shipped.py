@@ -62,7 +62,7 @@ class ShippedChoice:
 
     Attributes:
         bundle: The bundle.
-        reason: Why it is this one, as a part of a sentence that follows "because".
+        reason: Why this bundle was chosen, as a part of a sentence that follows "because".
     """
 
     bundle: ShippedBundle
@@ -87,8 +87,8 @@ def read_shipped(root: Path = SHIPPED) -> tuple[ShippedBundle, ...]:
 def find_bundle(location: str, root: Path = SHIPPED) -> Path:
     """Return the directory that a user names: the name of a bundle of drpo, or a path.
 
-    The name of a bundle of drpo takes precedence over a directory of the same name, which can be written as ./NAME. For
-    `default`, the result is the general bundle, so call `choose_shipped` first if the model is known.
+    The name of a bundle of drpo takes precedence over a directory of the same name. A user can write ./NAME to name the
+    directory. For `default`, the result is the general bundle, so call `choose_shipped` first if the model is known.
 
     Raises:
         BundleError: There is no bundle and no directory of this name. The message lists the names.

@@ -45,7 +45,7 @@ def read_import(options: argparse.Namespace, sampling: Mapping[str, object], rea
 
     Args:
         options: The options.
-        sampling: The sampling of the option --sampling.
+        sampling: The sampling parameters that the option --sampling gives.
         read: Returns the content of a file.
 
     Raises:

@@ -29,7 +29,7 @@ from index.types import Bundle
 _NOT_MEASURED = "not measured"
 
 Listed = Sequence[tuple[ShippedBundle, Bundle]]
-"""The bundles that ship with drpo. Each is a pair: with manifest and provenance, and loaded with its examples."""
+"""The bundles that ship with drpo. Each pair is one bundle: its manifest and provenance, and the loaded bundle."""
 
 
 def list_table(listed: Listed) -> Table:

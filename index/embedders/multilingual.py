@@ -40,9 +40,10 @@ _MAX_UNKNOWN_OR_RARE_SHARE: Final = 0.4
 class MultilingualEmbedder(OnnxEmbedder):
     """Embeds the first 4,000 characters of a text.
 
-    The vector of a text in an unknown script is zero: more than a tenth of the text's pieces are unknown words.
-    Chinese, Japanese and Korean have thousands of characters, and the vocabulary lacks the rare ones. A text with such
-    characters has a zero vector only if more than two fifths of its pieces are unknown words.
+    If the encoder cannot read the script of a text, the vector of the text is zero. The encoder cannot read a script,
+    as this class decides, if more than a tenth of the text's pieces are not in the vocabulary. Chinese, Japanese and
+    Korean have thousands of characters, and the vocabulary lacks the rare ones. A text with such characters has a zero
+    vector only if more than two fifths of its pieces are not in the vocabulary.
     """
 
     def __init__(self, directory: Path = Path(__file__).parent / "multilingual_weights") -> None:
@@ -58,7 +59,8 @@ class MultilingualEmbedder(OnnxEmbedder):
         spec = EmbedderSpec(NAME, revision(_CHECKSUMS), DIMENSION)
         super().__init__(directory / _NETWORK, spec, _MAX_CHARACTERS)
         self._tokenizer = sentencepiece.SentencePieceProcessor(model_file=str(directory / _PIECES))
-        # Mapped and not read: a server needs the rows of the words that its users write, not all 65 MB.
+        # The file is mapped and not read, because a server needs only the rows of the words that its users write, not
+        # all 65 MB.
         words = np.memmap(directory / _WORDS, np.uint8, "r").reshape(-1, DIMENSION)
         self._words: NDArray[np.uint8] = words
 
@@ -71,7 +73,7 @@ class MultilingualEmbedder(OnnxEmbedder):
         return vector
 
     def _is_unreadable(self, text: str) -> bool:
-        """Whether too many pieces are unknown words. Unknown emoji and symbols do not count."""
+        """Whether too many pieces of a text are not in the vocabulary. Unknown emoji and symbols do not count."""
         pieces: list[str] = self._tokenizer.encode(text, out_type=str)
         ids: list[int] = self._tokenizer.encode(text, out_type=int)
         unknown = [piece for piece, number in zip(pieces, ids, strict=True) if number == _UNKNOWN]

@@ -30,10 +30,13 @@ DEFAULT_EMBEDDER: Final = MULTILINGUAL
 """The embedder that comes with the package."""
 
 DEFAULT_REWARD_EMBEDDER: Final = MINILM
-"""The embedder that measures rewards. It is another one than the default, which must not score what it chose."""
+"""The embedder that measures rewards.
+
+It differs from the default embedder, because the embedder that chose the examples must not also score the answers.
+"""
 
 LOCAL_EMBEDDERS: Final = frozenset({MULTILINGUAL, MINILM})
-"""The embedders whose code and weights are known in advance, and which send no data to a server."""
+"""The embedders whose code and weights drpo pins, and which send no data to a server."""
 
 
 @dataclass(frozen=True, slots=True)

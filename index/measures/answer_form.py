@@ -41,7 +41,7 @@ def is_empty(answer: str) -> bool:
 
 
 def is_without_spaces(words: Sequence[str]) -> bool:
-    """Whether the text is in a script without spaces, or is one long run of characters, as a broken model writes."""
+    """Whether the text is in a script without spaces, or is a long run of characters, such as a broken model writes."""
     text = "".join(words)
     if len(text) > _MAX_WORD_CHARACTERS * len(words):
         return True

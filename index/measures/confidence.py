@@ -44,11 +44,15 @@ def clustered_share(clusters: Sequence[Sequence[bool]]) -> Interval:
     """Return the share of hits among the trials of all clusters, with Wilson's interval for dependent trials.
 
     The trials of a cluster depend on one another, like the two orders in which a judge sees a pair of answers. The
-    interval has the width that it would have with fewer, independent trials. Their number is the number for which the
-    variance of the share is as large as it is between the clusters (Kish's effective sample size). It is at most the
-    number of trials. It is at least the number that holds if all trials of a cluster always agree; this number is used
-    if all trials of all clusters agree, because the clusters then show no variance. Without a trial, the estimate is
-    nan and the interval reaches from 0 to 1.
+    interval is therefore as wide as the interval for a smaller number of independent trials (Kish's effective sample
+    size). For this number of independent trials, the variance of the share would be as large as the variance that is
+    computed from the clusters. The number has two limits:
+
+    - It is at most the number of trials.
+    - It is at least the number that is right if all trials of a cluster always agree. This number is also used if all
+      trials of all clusters agree, because the clusters then show no variance.
+
+    If there are no trials, the estimate is nan and the interval is from 0 to 1.
     """
     sizes = np.array([len(cluster) for cluster in clusters if cluster], dtype=np.float64)
     if not len(sizes):
@@ -75,8 +79,9 @@ def paired_difference(pairs: Sequence[tuple[bool, bool]], level: float = _LEVEL)
     """Return the share of hits of the second members of the pairs minus the share of the first members.
 
     The interval is Newcombe's hybrid score interval for paired data (1998, method 10). It combines the Wilson intervals
-    of the two shares, and their correlation narrows it. It also holds for few pairs and for shares of 0 and 1, where a
-    bootstrap interval would have no width. If there are no pairs, the estimate is nan and the interval is from -1 to 1.
+    of the two shares, and their correlation narrows it. It is also valid for few pairs, and for shares of 0 and 1, for
+    which a bootstrap interval would have no width. If there are no pairs, the estimate is nan and the interval is from
+    -1 to 1.
     """
     if not pairs:
         return Interval(float("nan"), -1.0, 1.0)
@@ -140,7 +145,7 @@ def _bootstrap(values: Sequence[float], statistic: Callable[[_Floats], _Floats],
 def _resamples(sample: _Floats, seed: int) -> Iterator[_Floats]:
     """Yield the resamples, which are the columns of arrays of limited size.
 
-    The generator has the state of Python's own, so the resamples are those of `random.Random(seed).choices`.
+    NumPy's generator gets the state of Python's generator, so the resamples are those of `random.Random(seed).choices`.
     """
     _, (*key, position), _ = random.Random(seed).getstate()  # noqa: S311 - resampling, not security
     generator = np.random.RandomState()

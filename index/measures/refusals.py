@@ -106,7 +106,10 @@ _PATTERNS: Final[Mapping[str, str]] = MappingProxyType(
 
 @cache
 def _refusal() -> re.Pattern[str]:
-    """The pattern of a refusal in any language. It takes 20 ms to compile, and a server without a bundle needs none."""
+    """Return the pattern of refusals in all languages.
+
+    It is compiled at its first use, because that takes 20 ms and a server without a bundle does not need the pattern.
+    """
     return re.compile("|".join(f"(?:{pattern})" for pattern in _PATTERNS.values()), re.IGNORECASE)
 
 

@@ -9,7 +9,7 @@ from index.measures.answer_form import CHARACTERS_PER_WORD
 
 _WORD: Final = re.compile(r"[^\W_]+(?:['\u2019][^\W_]+)*")
 _IGNORED: Final = frozenset(("Mn", "Mc", "Me", "Cf"))
-"""Categories of characters that are no part of a word: marks, such as vowel signs, and invisible characters."""
+"""Unicode categories of characters that are removed: marks, such as accents, and invisible characters."""
 _WITHOUT_SPACES: Final = re.compile(
     "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u1950-\u19df\u1a20-\u1aaf\u3005-\u3007\u3040-\u312f\u31f0-\u31ff"
     "\u3400-\u9fff\ua000-\ua4cf\ua9e0-\ua9ff\uaa60-\uaa7f\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff]"
@@ -23,7 +23,7 @@ def word_sequences(text: str, length: int) -> Sequences:
     """Return all sequences of `length` consecutive words of a text, in lower case and without punctuation.
 
     In a script in which spaces do not separate words, two characters count as a word, also if the rest of the text is
-    in another script. Accents and vowel signs do not count. A text with fewer words has no sequence.
+    in another script. Accents and vowel signs do not count. A text of fewer than `length` words has no sequence.
     """
     units = list(_units(text))
     needed, sequences = length * CHARACTERS_PER_WORD, set()
@@ -40,9 +40,9 @@ def word_sequences(text: str, length: int) -> Sequences:
 
 
 def _units(text: str) -> Iterator[tuple[str, int]]:
-    """Yield words, and single characters of scripts without spaces, each with its weight in characters.
+    """Yield words, and single characters of scripts without spaces, each with its weight.
 
-    A whole word has the weight of as many characters as a word has in a script without spaces.
+    The weight of a character is 1. The weight of a whole word is CHARACTERS_PER_WORD.
     """
     for match in _WORD.finditer(_plain(text)):
         word = match[0].replace("\u2019", "'")

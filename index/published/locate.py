@@ -47,7 +47,7 @@ def find_drpo(path: Path, model: str, examples: Path | None) -> tuple[Path, Path
     Args:
         path: The file of the prompt, or a folder: a clone of the repository, or its folder `data`.
         model: The model, which chooses the prompt in a folder.
-        examples: The file of the examples, if it is given. Otherwise it is searched beside the prompt.
+        examples: The file of the examples. None means that it is searched beside the prompt.
 
     Raises:
         SourceNotFoundError: A file is missing, or there are several prompts and none of them is for the model.

@@ -47,7 +47,7 @@ def make_published_prompt(
     texts: tuple[str, str],
     lost: Iterable[str],
 ) -> PublishedPrompt:
-    """Compare both texts, and return what was read.
+    """Return the published prompt as the parts of a bundle, and what differs between the two texts.
 
     Args:
         layout: The layout that writes the text of the authors.
@@ -66,7 +66,8 @@ def make_published_prompt(
 def enough_tokens(layout: TextLayout, prompt: str, examples: Iterable[Example], count: int) -> int:
     """Return a number of tokens that the prompt and any `count` examples together do not exceed.
 
-    The authors have no such limit. The tokenizer is unknown, so the limit is a quarter above the estimate.
+    The authors have no such limit, but a bundle needs one. The tokenizer is unknown, so the limit is a quarter above
+    the estimate.
     """
     sizes = sorted((estimated_tokens(render_example(layout, example)) for example in examples), reverse=True)
     tokens = (estimated_tokens(render_prompt(layout, prompt)) + sum(sizes[:count])) * 5 // 4

@@ -23,7 +23,7 @@ _PICKLE_START: Final = b"\x80"  # the first byte of each pickle since protocol 2
 
 
 def read_text(data: bytes, location: str) -> tuple[str, tuple[str, ...]]:
-    """Decode a published text. Returns the text, and what is lost of its line breaks and its byte order mark.
+    """Decode a published text. Returns the text, and a sentence for each kind of bytes that decoding changed.
 
     Raises:
         BundleFormatError: The file is a pickle or not in UTF-8.

@@ -49,7 +49,7 @@ def parse_urial(data: bytes, location: str) -> PublishedPrompt:
         location: The name of the file in messages.
 
     Raises:
-        BundleFormatError: The file is not such a text.
+        BundleFormatError: The file is not a prompt text of URIAL.
         BundleIntegrityError: A text contains a control token of a chat template, or another text that a bundle refuses.
     """
     text, lost = read_text(data, location)

@@ -1,9 +1,9 @@
 """Chooses the passages of a query that are embedded: the whole query, or the opening and the ending of a long one.
 
-The vector of a long text is a mean over its subjects, and the text that a user pastes outweighs the question. People
-put the question or the task first or last. Each of the two passages is therefore embedded alone, and the retriever uses
-the one that resembles an example most. So the time to embed a query has an upper bound that does not depend on its
-length.
+The vector of a long text is a mean over its subjects, so a text that a user pastes outweighs the question. People put
+the question or the task first or last. Of a long query, the opening and the ending are therefore embedded, each alone.
+The retriever uses the passage that resembles an example most. The time to embed a query thus has an upper bound that
+does not depend on its length.
 """
 
 import re
@@ -37,9 +37,9 @@ def query_passages(text: str) -> tuple[str, ...]:
 
 
 def read_parts(texts: Sequence[str]) -> Sequence[str]:
-    """Return the part of each text that decides its passages: the text itself, or both ends of a long one.
+    """Return the part of each text from which its passages are taken: the whole text, or both ends of a long text.
 
-    Each result has the same passages as the text.
+    The passages of the part are the passages of the text.
     """
     if max(map(len, texts), default=0) <= 2 * _READ_CHARACTERS:  # the usual case
         return texts

@@ -18,11 +18,11 @@ from index.retrieval.search import BankSearch, Scored
 from index.retrieval.vote import choose_set, is_clear
 from index.types import Bundle, Example, Hit, Retrieved, Vectors
 
-_MAX_QUICK_BANK = 5_000
+_MAX_QUICK_BANK = 5_000  # examples
 # The first search finds this many more examples than are wanted, because near-duplicates are removed from its result.
 _SPARE = 4
-# If the policy limits the tokens of the nearest part, the selection chooses from this many times k candidates, because
-# it skips long ones.
+# If the policy limits the tokens of the nearest examples, the selection chooses from this many times k candidates,
+# because it skips long candidates.
 _CANDIDATES_FACTOR = 4
 _MIN_NORM = 1e-6  # a vector of a smaller norm has no direction, so that its similarities mean nothing
 
@@ -176,7 +176,7 @@ class Retriever:
 
         The result contains no pinned example, and no near-duplicate of a pinned example or of an example earlier in
         the result. Examples of equal similarity are in the order of the bank. Only the first example may be below the
-        minimum similarity: the similarity floor is compared with its similarity.
+        minimum similarity. This example is needed because the similarity floor is compared with its similarity.
 
         Args:
             vector: The vector of the query.

@@ -2,8 +2,8 @@
 
 A bank of up to 50,000 examples is searched exactly, with numpy. The vectors of a larger bank are sorted into clusters
 (index/bundle/clusters.py). The search of a larger bank reads only the clusters nearest to the query, and may miss a
-neighbour. It uses FAISS, which is imported only then, because it takes 40 MB of memory. This module does not depend on
-files or models.
+neighbour. It uses FAISS. FAISS is imported only for such a bank, because it takes 40 MB of memory. This module does not
+depend on files or models.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -31,7 +31,7 @@ _Search = Callable[[Vectors, int], Sequence[_Found]]
 
 
 class BankSearch:
-    """Finds those examples of a bank that are nearest to a vector. It is thread-safe.
+    """Finds the examples of a bank that are nearest to a vector. It is thread-safe.
 
     Args:
         bundle: The bundle with the bank.

@@ -42,7 +42,7 @@ def select_within_policy(
 
     A hit that would exceed `max_injected_tokens`, or with which the nearest examples would exceed `max_nearest_tokens`,
     is skipped. A shorter hit after a skipped hit can still be selected. At most `k` nearest examples are selected. A
-    nearest example that is already in the set counts as one of them.
+    nearest example that is already in the set counts as one of these `k` examples.
 
     Args:
         policy: The retrieval policy of the bundle.
@@ -137,8 +137,8 @@ def fit_to_room(
         selection: The examples of a prompt.
         costs: The number of tokens of each rendered example, by the id of the example.
         room: The maximum number of tokens of system prompt and examples together.
-        essentials: The examples that are removed last. If their limit is larger than `room`, it replaces `room` when
-            only they are left.
+        essentials: The examples that are removed last. When only these examples are left, `essentials.room` replaces
+            `room` if it is larger.
     """
     in_set, nearest, tokens = list(selection.in_set), list(selection.nearest), selection.tokens
     for hits in (nearest, in_set):

@@ -1,12 +1,12 @@
-"""Decides which user turn of a conversation chooses the examples: the first turn, or a recent turn of a separate tag.
+"""Decides which user turn of a conversation chooses the examples: the first turn, or a recent one.
 
-A separate tag is a tag whose examples have sets of their own, such as `refusal`. Usually, the examples of the first
-turn stay for the later turns. The prompt of each request then begins with the prompt of the request before it, which
-the prefix cache of the model server holds. But if a turn needs the refusals, it needs them at once. A turn that clearly
-votes for a separate tag therefore chooses the examples for itself and for the two turns after it, which are often about
-the same subject ("Explain it step by step."). After these turns, the first turn decides again, because with refusals a
-model also refuses harmless turns. The choice depends only on the texts of the turns, so all processes make the same
-choice without any memory.
+A separate tag is a tag whose examples have sets of their own, such as `refusal`. Usually, the later turns keep the
+examples of the first turn. The prompt of each request then begins with the prompt of the request before it, which the
+prefix cache of the model server holds. But a turn that needs refusals as examples needs them at once. A turn that
+clearly votes for a separate tag therefore chooses the examples for itself and for the two turns after it, which are
+often about the same subject ("Explain it step by step."). After these turns, the first turn decides again, because a
+model that sees refusals also refuses harmless turns. The choice depends only on the texts of the turns, so all
+processes make the same choice without storing anything.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from index.retrieval.retriever import Retriever
 from index.types import Message, Retrieved, Vectors
 
 RECENT_TURNS: Final = 3
-"""The number of turns for which a turn of a separate tag decides: itself and the two turns after it."""
+"""For how many turns a turn that votes for a separate tag decides: for itself and the two turns after it."""
 
 
 def user_turns(messages: Sequence[Message]) -> tuple[str, ...]:
@@ -46,7 +46,8 @@ def deciding_turn(turns: Sequence[Retrieved]) -> int:
     same kind, it is the first turn.
 
     Args:
-        turns: What the retriever returned for each turn of `turns_to_read`. A turn for which it failed is empty.
+        turns: What the retriever returned for each turn of `turns_to_read`. For a turn whose retrieval failed, it is an
+            empty `Retrieved`.
     """
     for position in range(len(turns) - 1, 0, -1):
         if turns[position].separate_tag:
