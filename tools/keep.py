@@ -1,7 +1,7 @@
 """Builds a folder once and keeps it in the cache folder.
 
-One process at a time builds. The folder gets its name when it is complete, and a stamp in it shows later damage. This
-module does not depend on what the folder contains.
+Only one process at a time builds a folder. The folder gets its final name when it is complete. A stamp file in the
+folder shows whether the folder was damaged later. This module does not depend on what the folder contains.
 """
 
 import contextlib
@@ -17,17 +17,17 @@ from typing import Final
 from tools.steps import Say
 
 _STAMP: Final = ".complete"
-_MAX_UNUSED: Final = 30 * 24 * 3600.0  # seconds; an older version is removed when it was not used for so long
+_MAX_UNUSED: Final = 30 * 24 * 3600.0  # seconds; an older version that was not used for so long is removed
 
 
 def cache_root() -> Path:
-    """The folder for large files, outside the repository."""
+    """Return the folder for large files, outside the repository."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "drpo"
 
 
 def key_of(*sources: Path | str) -> str:
-    """A short hash of the sources of a folder: contents of files (Path) and strings."""
+    """Return a short hash of the sources of a folder: contents of files (Path) and strings."""
     digest = hashlib.sha256()
     for source in sources:
         data = source.read_bytes() if isinstance(source, Path) else source.encode()
@@ -39,8 +39,8 @@ def kept(folder: Path, build: Callable[[Path], None], say: Say) -> Path:
     """Build `folder` if it is missing or damaged.
 
     Args:
-        folder: Its name ends in a dash and a version, such as the hash of its sources.
-        build: Makes the content in the temporary folder that it gets.
+        folder: The folder. Its name ends in a dash and a version, such as the hash of its sources.
+        build: Called with the path of a temporary folder. Makes this folder and its content.
         say: Receives lines of progress.
 
     Returns:
@@ -60,7 +60,7 @@ def kept(folder: Path, build: Callable[[Path], None], say: Say) -> Path:
 
 
 def is_intact(folder: Path) -> bool:
-    """Whether all files are as the builder left them, by path and size."""
+    """Return whether all files are as the builder left them, by path and size."""
     with contextlib.suppress(OSError):
         return (folder / _STAMP).read_text(encoding="utf-8") == _fingerprint(folder)
     return False
@@ -87,7 +87,7 @@ def _builder_lock(lock: Path, say: Say) -> Iterator[None]:
 
 
 def _fingerprint(folder: Path) -> str:
-    """A hash of all paths and sizes. It leaves out byte code, which Python writes at any time."""
+    """Return a hash of all paths and sizes, except those of byte code, which Python writes at any time."""
     digest = hashlib.sha256()
     for path, size in sorted(_files(folder, "")):
         digest.update(f"{path}\0{size}\n".encode())

@@ -38,8 +38,8 @@ def long_description(text: str, release: str | None) -> str:
 
     Args:
         text: README.md.
-        release: The address of the files of the release, with {} for `blob` (pages) or `raw` (pictures); None if there
-            is no address.
+        release: The address of the files of the release; None if there is no address. It contains {} in the place of
+            `blob` (for pages) or `raw` (for pictures).
     """
     title, _, text = text.partition("\n\n")
     text = f"{title}\n\n{_INSTALLATION}\n{text}"

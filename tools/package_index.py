@@ -1,6 +1,6 @@
-"""Reads the JSON interface of a package index: NAME/VERSION/json and NAME/json. Does not know what the answers mean.
+"""Reads the JSON interface of a package index: NAME/VERSION/json and NAME/json. It does not interpret the answers.
 
-This project names no index. The address is that of pip's configuration, or pip's own default.
+The address of the index is in pip's configuration, or is pip's default, because this project names no index.
 """
 
 import base64
@@ -52,7 +52,7 @@ def _default_index() -> str:
 
 
 def fetch(index: str, path: str, pauses: Sequence[float] = PAUSES) -> Any:
-    """Return the JSON document at a path of an index, or None if the index has none.
+    """Return the JSON document at a path of an index, or None if the index has no document there.
 
     Args:
         index: The address of the JSON interface, which may contain a user and a password.

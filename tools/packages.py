@@ -1,7 +1,7 @@
-"""Installs packages: of Python with uv, from the indexes and links of pip's configuration, and of Node.js with npm.
+"""Installs Python packages with uv, from the indexes and links of pip's configuration, and Node.js packages with npm.
 
-It does not depend on which packages are installed, or what for. It needs nothing but the standard library: it runs
-before this project is installed.
+This module does not depend on which packages are installed, or for what they are used. It needs only the standard
+library, because it runs before this project is installed.
 """
 
 import ast
@@ -46,10 +46,10 @@ def install_by_name(packages: Sequence[str], options: Sequence[str], log: Path, 
 
     Args:
         packages: Requirements, or options of `uv pip install` that give them.
-        options: As of `install`.
-        log: As of `install`.
-        say: As of `install`.
-        title: As of `install`.
+        options: As for `install`.
+        log: As for `install`.
+        say: As for `install`.
+        title: As for `install`.
 
     Raises:
         StepError: The installation failed or took too long.
@@ -59,13 +59,13 @@ def install_by_name(packages: Sequence[str], options: Sequence[str], log: Path, 
 
 
 def install_npm(pins: Path, place: Path, say: Say, title: str) -> None:
-    """Install exactly what a file package-lock.json lists, with `npm ci`. The packages run no scripts of their own.
+    """Install exactly what a file package-lock.json lists, with `npm ci`. No package runs an installation script.
 
     Args:
         pins: The folder with package.json and package-lock.json.
         place: The folder that is made for the packages. npm's output goes to the file beside it that ends in `.log`.
-        say: As of `install`.
-        title: As of `install`.
+        say: As for `install`.
+        title: As for `install`.
 
     Raises:
         StepError: The installation failed or took too long.
@@ -78,14 +78,14 @@ def install_npm(pins: Path, place: Path, say: Say, title: str) -> None:
 
 
 def can_install(requirements: Path, options: Sequence[str], say: Say) -> bool:
-    """Whether uv finds every package of a requirements file, by a dry run."""
+    """Return whether uv finds every package of a requirements file. This is a dry run, which installs nothing."""
     command = [*uv_command(say), "pip", "install", "--dry-run", "--no-deps", "--requirement", str(requirements)]
     command += [*_find_links_options(), *options]
     return subprocess.run(command, env=uv_environment(), capture_output=True, check=False).returncode == 0
 
 
 def uv_command(say: Say) -> list[str]:
-    """The command that starts uv: of this Python's environment, or else the pinned version in the cache folder."""
+    """Return the command that starts uv: from this Python's environment, or else the pinned uv in the cache folder."""
     if importlib.util.find_spec("uv"):
         return [sys.executable, "-m", "uv"]
     found = re.search(r"^uv==(?:.*\\\n)*.*\n", _PINS.read_text(encoding="utf-8"), re.MULTILINE)
@@ -96,9 +96,10 @@ def uv_command(say: Say) -> list[str]:
 
 
 def uv_environment() -> dict[str, str]:
-    """The environment variables for uv, which does not read pip's configuration: they pass on indexes and certificate.
+    """Return environment variables for uv, with the indexes and the certificate of pip's configuration.
 
-    A package is taken from whichever index has it, as pip does. This is safe because its hash is pinned.
+    uv does not read pip's configuration. With these variables, uv takes a package from any index that has it, as pip
+    does. This is safe because the hash of the package is pinned.
     """
     ours = {"UV_INDEX_STRATEGY": "unsafe-best-match", **os.environ}
     for variable, setting in (("UV_DEFAULT_INDEX", "index-url"), ("SSL_CERT_FILE", "cert")):
@@ -122,7 +123,7 @@ def _find_links_options() -> list[str]:
 
 
 def _pip_settings(name: str) -> Iterator[str]:
-    """Values of a setting in pip's configuration. Those of environment variables come first."""
+    """Yield the values of a setting in pip's configuration. Values from environment variables come first."""
     command = [sys.executable, "-m", "pip", "config", "list"]
     listing = subprocess.run(command, capture_output=True, text=True, check=False).stdout
     for line in sorted(listing.splitlines()):

@@ -1,6 +1,6 @@
 """Runs long commands: prints progress, keeps the output in a log, and shows the end of the log when a command fails.
 
-It does not depend on which commands it runs.
+This module does not depend on which commands it runs.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 _PROGRESS_INTERVAL: Final = 15.0  # seconds between two lines of progress
-_PR_SET_PDEATHSIG: Final = 1
+_PR_SET_PDEATHSIG: Final = 1  # the option of prctl(2) for a signal at the death of the parent
 
 Say = Callable[[str], None]
 """Receives lines of progress."""
@@ -67,10 +67,10 @@ def spawn(command: Sequence[str], log: Path, env: Mapping[str, str]) -> subproce
 
 
 def wait_for(title: str, done: Callable[[], bool], log: Path, say: Say, within: float) -> None:
-    """Wait until `done()` is true, with a line of progress now and then.
+    """Wait until `done()` is true. Meanwhile, `say` gets a line of progress every 15 seconds.
 
     Raises:
-        StepError: It is still false after `within` seconds.
+        StepError: `done()` is still false after `within` seconds.
     """
     started = reported = time.monotonic()
     while not done():
@@ -93,7 +93,7 @@ def end_group(process: subprocess.Popen[bytes], grace: float = 30.0) -> None:
 
 
 def tail(log: Path, lines: int = 40) -> str:
-    """The last lines of a log, for an error message."""
+    """Return the last lines of a log, for an error message."""
     text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
     return "\n".join(text.replace("\r", "\n").splitlines()[-lines:])
 

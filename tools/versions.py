@@ -3,10 +3,10 @@
     python -m tools.versions               all versions and platforms of the table
     python -m tools.versions --supported   only those that this project supports
 
-For each pair, uv resolves two things, from wheels alone: the newest versions that pyproject.toml allows (what
-`pip install` takes), and the pins of requirements/*.txt (what `make` takes). The extras `vllm` and
-`sentence-transformers` are left out. Nothing is installed or run: this shows that wheels exist, not that the program
-works.
+For each pair of a version and a platform, uv resolves two lists of packages, from wheels alone: the newest versions
+that pyproject.toml allows (`pip install` takes them), and the pins of requirements/*.txt (`make` takes them). The
+extras `vllm` and `sentence-transformers` are left out. Nothing is installed or run. The table shows that wheels exist,
+not that the program works.
 
 Exit status: 0 if each supported pair has all wheels, otherwise 1.
 """
@@ -27,7 +27,7 @@ ROOT: Final = Path(__file__).parents[1]
 PYTHONS: Final = ("3.11", "3.12", "3.13", "3.14")
 """The supported versions. pyproject.toml, the hosted workflow and the documentation name the same ones."""
 
-NEXT_PYTHON: Final = "3.15"
+NEXT_PYTHON: Final = "3.15"  # not supported yet
 _EXTRAS: Final = ("embedded", "experiments", "minilm", "otel", "postgresql")
 _PINNED: Final = ("run", "serve", "dev")
 _TIMEOUT: Final = 600.0  # seconds
@@ -36,7 +36,7 @@ _GAP: Final = re.compile(r"([A-Za-z0-9._-]+?)(?:[<>=!~][^ ]*)? (?:has|have) no (
 
 @dataclass(frozen=True, slots=True)
 class Platform:
-    """A platform in the words of people and of uv.
+    """A platform, with a name for people and a name for uv.
 
     Attributes:
         name: The name in the table.
@@ -69,7 +69,7 @@ class Result:
         python: The version of Python.
         platform: The platform.
         newest: Why the newest versions cannot be resolved; empty if they can.
-        pins: The same for the pins.
+        pins: Why the pins cannot be resolved; empty if they can.
     """
 
     python: str
@@ -84,13 +84,13 @@ class Result:
 
     @property
     def word(self) -> str:
-        """The cell of the table."""
+        """The text of the cell of this pair in the table."""
         words = {(True, True): "yes", (True, False): "newest only", (False, True): "pins only", (False, False): "no"}
         return words[not self.newest, not self.pins]
 
 
 Resolve = Callable[[str, Platform, Sequence[str]], str]
-"""Resolves requirements (the arguments of uv) for a Python and a platform, and returns why it failed, or nothing."""
+"""Resolves requirements (the arguments of uv) for a Python and a platform, and returns why it failed, or ""."""
 
 
 def main(arguments: Sequence[str] | None = None, resolve: Resolve | None = None) -> int:
@@ -120,17 +120,17 @@ def _results(pythons: Sequence[str], platforms: Sequence[Platform], resolve: Res
 
 
 def newest_arguments() -> list[str]:
-    """What uv resolves for `pip install`."""
+    """Return the arguments with which uv resolves the packages that `pip install` takes."""
     return ["pyproject.toml", *(word for extra in _EXTRAS for word in ("--extra", extra))]
 
 
 def pinned_arguments(name: str) -> list[str]:
-    """What uv resolves for requirements/`name`.txt."""
+    """Return the arguments with which uv resolves requirements/`name`.txt."""
     return [f"requirements/{name}.txt", "--no-deps"]
 
 
 def table(results: Sequence[Result]) -> str:
-    """The table in Markdown: a row for each Python, a column for each platform."""
+    """Return the table in Markdown: a row for each version of Python, and a column for each platform."""
     platforms = list(dict.fromkeys(one.platform for one in results))
     rows = [["Python", *(one.name for one in platforms)], ["---"] * (len(platforms) + 1)]
     for python in dict.fromkeys(one.python for one in results):
@@ -140,7 +140,7 @@ def table(results: Sequence[Result]) -> str:
 
 
 def gaps(results: Sequence[Result]) -> list[str]:
-    """A line for each reason, with the platforms and versions that share it."""
+    """Return a line for each reason, with the platforms and versions of Python that it concerns."""
     found: dict[tuple[str, str], dict[str, list[str]]] = {}
     for one in results:
         for what, reason in (("newest versions", one.newest), ("pins", one.pins)):
@@ -170,7 +170,7 @@ def with_uv() -> Resolve:
 
 
 def reason_of(message: str) -> str:
-    """Name the packages without a wheel in a message of uv. Another message is told in one line."""
+    """Return why uv failed: the packages without a wheel that its message names, or else the message in one line."""
     text = re.sub(r"\s+", " ", message).strip()
     packages = dict.fromkeys(_GAP.findall(text))
     return f"no wheel of {', '.join(packages)}" if packages else text[:300]

@@ -73,7 +73,7 @@ class MultilingualEmbedder(OnnxEmbedder):
         return vector
 
     def _is_unreadable(self, text: str) -> bool:
-        """Whether too many pieces of a text are not in the vocabulary. Unknown emoji and symbols do not count."""
+        """Return whether the vocabulary lacks too many pieces of a text. Unknown emoji and symbols do not count."""
         pieces: list[str] = self._tokenizer.encode(text, out_type=str)
         ids: list[int] = self._tokenizer.encode(text, out_type=int)
         unknown = [piece for piece, number in zip(pieces, ids, strict=True) if number == _UNKNOWN]
@@ -83,5 +83,5 @@ class MultilingualEmbedder(OnnxEmbedder):
 
 
 def _is_east_asian(character: str) -> bool:
-    """Whether a character is as wide as those of Chinese, Japanese and Korean."""
+    """Return whether a character is as wide as those of Chinese, Japanese and Korean."""
     return unicodedata.east_asian_width(character) == "W"

@@ -11,7 +11,7 @@ _SCRIPTS_WITHOUT_SPACES: Final = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\
 
 
 def ends_by_itself(finish_reason: str) -> bool:
-    """Whether the model itself ended the answer. If not, the server cut the answer, usually at the maximum length."""
+    """Return whether the model itself ended the answer. If not, the server cut it, usually at the maximum length."""
     return finish_reason == "stop"
 
 
@@ -36,12 +36,12 @@ def word_count(answer: str) -> int:
 
 
 def is_empty(answer: str) -> bool:
-    """Whether an answer contains no letter and no digit of any script."""
+    """Return whether an answer contains no letter and no digit of any script."""
     return not any(map(str.isalnum, answer))
 
 
 def is_without_spaces(words: Sequence[str]) -> bool:
-    """Whether the text is in a script without spaces, or is a long run of characters, such as a broken model writes."""
+    """Return whether the text is in a script without spaces, or is one long run of characters without spaces."""
     text = "".join(words)
     if len(text) > _MAX_WORD_CHARACTERS * len(words):
         return True
