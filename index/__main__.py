@@ -170,10 +170,7 @@ def _policy(options: argparse.Namespace) -> None:
 
 
 def _changed_policy(options: argparse.Namespace, bundle: Bundle) -> RetrievalPolicy:
-    """Return the bundle's policy with the values that the options give.
-
-    If the policy then has a similarity floor, but no neutral set, this function chooses a neutral set.
-    """
+    """Return the bundle's policy with the given options. If a floor needs a neutral set, one is chosen."""
     from index.example_sets.builder import choose_neutral
 
     given = {name: getattr(options, name) for name in POLICY_FLAGS if getattr(options, name) is not None}

@@ -284,10 +284,7 @@ def unescape(text: str, stops: tuple[str, ...]) -> str:
 
 
 def marker_at_end(text: str, stops: tuple[str, ...]) -> tuple[int, str] | None:
-    """Return where an incomplete stop string at the end of a text begins, and the part of it that is there.
-
-    The stop string lacks only its last line break. The result is None if the text does not end with such a part.
-    """
+    """Return where a stop string that lacks only its last line break ends a text, and this string; else None."""
     markers = [stop.rstrip("\r\n") for stop in possible_stops(text, stops)]
     return min([(text.rindex(one), one) for one in markers if text.endswith((one, f"{one}\r"))], default=None)
 
