@@ -45,8 +45,8 @@ def run(arguments: Sequence[str]) -> int:
 
     Returns:
         The exit code. 0: the command succeeded, or a signal stopped the server after its start. 1: an error
-        occurred, a check found problems, or the process that reads the output ended. 130: SIGINT ended the start of
-        the server or another command. 143: SIGTERM ended the start of the server.
+        occurred, a check found problems, or the process that reads the output ended. 130: SIGINT interrupted a command,
+        or the server before it answered requests. 143: SIGTERM ended the server before it answered requests.
 
     Raises:
         SystemExit: The command line is wrong (exit code 2), or asks for help (exit code 0).
@@ -88,7 +88,7 @@ def _serve_or_check(command: str, settings: Settings, console: Console) -> int:
 
             return asyncio.run(check(settings, _progress(console), Console(highlight=False, markup=False)))
         # Imported here, because these imports take half a second, which help texts and error messages do not need.
-        gc.disable()  # imports create few objects that can be freed
+        gc.disable()  # imports create almost no garbage, so a collection would only take time
         import uvloop
 
         from proxy.server.announcement import announcer

@@ -44,7 +44,7 @@ def account_for_refusal(
 
     Args:
         metrics: The metrics of this process.
-        route: The path of the endpoint. All paths that are not served share one fixed name.
+        route: The path of the endpoint, or `UNKNOWN_PATH` for every path that is not served.
         method: The HTTP method; None if it is not a standard method.
         meant: The path that the client probably meant; None if it is unknown.
         error: The error that the client gets.
@@ -135,7 +135,7 @@ def _log(request: RequestContext, reply: ReplyResult, assignment: Assignment | N
 
 
 def _reduced(injection: Injection | None) -> str | None:
-    """Return why the request got fewer examples than usual; None if it got all of them."""
+    """Return the reasons why the request got fewer examples than usual, joined by commas; None if there are none."""
     return ",".join(injection.reduced) or None if injection else None
 
 

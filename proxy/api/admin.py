@@ -120,12 +120,15 @@ async def show_experiment(request: web.Request) -> web.Response:
 
 
 async def show_feedback(request: web.Request) -> web.Response:
-    """GET /experiments/{name}/feedback: answer with the feedback by example set, and the questions with the worst."""
+    """GET /experiments/{name}/feedback: answer with a summary of the feedback.
+
+    The summary has the feedback by arm and example set, and the questions with the worst feedback.
+    """
     return await _read(partial(request.app[CONTROLS].dashboard.feedback, request.match_info["name"]))
 
 
 async def show_feedback_without_experiment(request: web.Request) -> web.Response:
-    """GET /feedback: answer with the same for the recorded requests that were in no experiment."""
+    """GET /feedback: answer with the same summary of the recorded requests that were in no experiment."""
     return await _read(request.app[CONTROLS].dashboard.feedback_without_experiment)
 
 

@@ -154,8 +154,8 @@ async def _collect(request: web.Request, limits: AdmissionSettings) -> bytes:
 def parse_json(request: web.Request, data: bytes, decode: Callable[[bytes], Any] = decode_exactly) -> dict[str, Any]:
     """Parse a body that must be a JSON object.
 
-    A byte order mark is ignored, and half of a surrogate pair is parsed as U+FFFD. The same is true of backends'
-    replies.
+    A byte order mark is ignored, and an unpaired surrogate is parsed as U+FFFD. Replies of backends are parsed in the
+    same way.
 
     Args:
         request: The request.

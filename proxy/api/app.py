@@ -1,6 +1,6 @@
 """Defines the routes, and creates the parts that serve them. Read this module first.
 
-Each request passes through these parts. This module defines the routes:
+This module defines the routes, which are one of the parts that each request passes through:
 
     socket -> routes -> handlers.handle -> admission -> planner -> backend -> reply -> client
 """
@@ -210,7 +210,7 @@ async def openapi_page(request: web.Request) -> web.Response:
 async def _answer_unrouted(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Answer preflight requests of browsers, and requests for unknown paths and methods.
 
-    It is one middleware for both, because each middleware costs every request about one percent of its time.
+    One middleware does both, because each middleware makes every request about one percent slower.
     """
     if request.method == "OPTIONS" and _allowed_origin(request) is not None:
         requested = request.headers.get("Access-Control-Request-Headers", "")
@@ -222,7 +222,7 @@ async def _answer_unrouted(request: web.Request, handler: Handler) -> web.Stream
 
 
 def _refuse_wrong_path(request: web.Request, refused: web.HTTPMethodNotAllowed | web.HTTPNotFound) -> web.Response:
-    """Record a request for an unknown path or method, and return an error that names the right ones."""
+    """Record a request for an unknown path or method, and return an error that names served paths or methods."""
     if isinstance(refused, web.HTTPMethodNotAllowed):
         error: ProxyError = MethodError(sorted(refused.allowed_methods))
         meant: str | None = None

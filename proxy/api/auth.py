@@ -28,7 +28,7 @@ _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 _LIMITS: Final = ("requests_per_minute", "tokens_per_minute")
 _MINUTE: Final = 60.0
 
-Clock = Callable[[], float]
+Clock = Callable[[], float]  # returns the time in seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +95,9 @@ def _parse(place: str, words: Sequence[str]) -> Key:
 class Bucket:
     """A rate limit as a token bucket. Its capacity is the limit per minute, and it fills at a constant rate.
 
-    The state is in two cells that all workers share. The first cell is the level, which is negative if requests used
-    more than they had reserved. The second cell is the time at which the level was computed.
+    The state is in two cells that all workers share. The first cell is the level: the number of requests or tokens that
+    are allowed now. It is negative if requests used more tokens than they had reserved. The second cell is the time at
+    which the level was computed, in seconds.
     """
 
     def __init__(self, per_minute: int, cells: Cells) -> None:
@@ -104,7 +105,7 @@ class Bucket:
         self._cells = cells
 
     def fill(self, now: float) -> None:
-        """Raise the level by the amount that has been gained since the last call.
+        """Raise the level by the amount that has flowed in since the last call.
 
         Args:
             now: The time in seconds.

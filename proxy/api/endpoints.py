@@ -56,9 +56,9 @@ class RelayedBody:
     form: FormModel | None = None
 
     def for_model(self, model: str) -> bytes:
-        """Return the bytes of the body with the value `model` in the field `model`.
+        """Return the bytes of the body, with the field `model` set to the given value.
 
-        A JSON body that has this value already is returned as the client sent it, which saves encoding it.
+        If a JSON body already has this value, the client's bytes are returned. This saves the time to encode the body.
         """
         if self.form is not None:
             return self.form.replaced(self.data, model)

@@ -38,7 +38,7 @@ class ServingState:
     A reload assigns new objects and never changes the old ones. So a request that has read an object can keep using it.
 
     Attributes:
-        bundles: The loaded bundles, and which model gets which.
+        bundles: The loaded bundles, and which bundle each model gets.
         keyring: The API keys; None if no keys are required.
         loads: How often the values were loaded: once at the start, and once by each reload.
     """
@@ -78,12 +78,12 @@ class Gateway:
 
     @property
     def bundles(self) -> Mapping[str, ServedBundle]:
-        """The current bundles by the id of their model: those of the listed models, and those that flags name."""
+        """The current bundles by model id: those of the listed models, and those that flags name for other models."""
         return self.chosen.bundles
 
     @property
     def chosen(self) -> ChosenBundles:
-        """The current bundles, and why the models have them."""
+        """The current bundles, and for each model the reason why it has its bundle."""
         return self.state.bundles.of(self.pool.models)
 
     @property

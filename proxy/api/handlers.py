@@ -33,7 +33,7 @@ from proxy.inference.request_context import RequestContext
 from proxy.inference.setting import Setting
 from proxy.openai.conversation import Conversation
 
-CLIENT_CLOSED_REQUEST: Final = 499
+CLIENT_CLOSED_REQUEST: Final = 499  # the status in metrics and logs if the client disconnected; the number is nginx's
 
 
 async def handle(gateway: Gateway, request: web.Request, endpoint: Endpoint) -> web.StreamResponse:
@@ -115,7 +115,7 @@ def _assign(
 
 
 def _observe(progress: ReplyProgress, assignment: Assignment | None, *, keeps_reply: bool) -> None:
-    """Prepare `progress`: add an observer for a request that is recorded, and keep the reply if it is wanted."""
+    """Prepare `progress`: add an observer if the request is recorded, and keep the reply if `keeps_reply` is true."""
     if assignment is not None:
         progress.observer = ReplyObserver()
     if keeps_reply and progress.content is None:
@@ -123,7 +123,7 @@ def _observe(progress: ReplyProgress, assignment: Assignment | None, *, keeps_re
 
 
 class _ReservedTokens:
-    """Reserves the tokens that a request may use. When it ends, the tokens that it used replace the reservation.
+    """Reserves the tokens that a request may use. At its end, the number of used tokens replaces the reservation.
 
     If a backend accepted the request but reported no token counts, all reserved tokens count as used. If no backend
     accepted the request, no tokens count as used.

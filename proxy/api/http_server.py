@@ -75,7 +75,7 @@ class HttpServer(web.AppRunner):
 
 
 class _Server(web.Server):
-    """Copies the options of aiohttp's `server`, and makes a `_Connection` for each connection."""
+    """A server with the options of the given aiohttp server. It makes a `_Connection` for each connection."""
 
     def __init__(self, server: web.Server, headers_timeout: float) -> None:
         super().__init__(
@@ -113,10 +113,10 @@ class _Connection(web.RequestHandler):
         self._fail_broken_body()
 
     def _fail_broken_body(self) -> None:
-        """Make the handler's read of a malformed body fail.
+        """If the body is malformed, make the handler's attempt to read it fail.
 
-        If aiohttp cannot parse a body, it appends the error to the queue of requests. A next request cannot be in this
-        queue before the current body has ended. So if the queue has an entry before that, the entry is the error.
+        If aiohttp cannot parse a body, it appends the error to the queue of requests. aiohttp adds the next request to
+        this queue only after the current body has ended. An entry that is in the queue before is therefore the error.
         """
         request = self._current_request
         if request is not None and self._messages and not request.content.is_eof():

@@ -1,5 +1,6 @@
-"""Names the type of a listening socket. The server opens such sockets, and the HTTP interface accepts connections on
-them.
+"""Names the type of a listening socket.
+
+The server (proxy/server) opens such sockets, and the HTTP interface (proxy/api) accepts connections on them.
 """
 
 import socket

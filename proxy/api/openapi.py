@@ -1,8 +1,8 @@
 """Makes the OpenAPI document of GET /openapi.json. All functions are pure.
 
 The document describes the request fields that the proxy itself reads. The backend checks all other fields, so the
-schemas allow additional properties. The field `model` lists the models that the backends offer when the document is
-made.
+schemas allow additional properties. The schema of the field `model` lists the models that the backends offer when the
+document is made.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

@@ -20,7 +20,7 @@ UNKNOWN_PATH: Final = "unknown path"
 
 _MAX_LENGTH: Final = 200  # characters of a path that are compared with the served paths
 _MIN_SIMILARITY: Final = 0.8  # a path that resembles a served path this much counts as a misspelling of it
-_VERSIONS: Final = re.compile(r"(?:/(?:api|openai|anthropic|v\d+\w*))+(?=/)")  # in front of a path
+_VERSIONS: Final = re.compile(r"(?:/(?:api|openai|anthropic|v\d+\w*))+(?=/)")  # a prefix, such as /api/v1
 _GEMINI: Final = re.compile(r"/models/[^/]+:(?:stream)?generatecontent$")
 _OTHER_APIS: Final[Mapping[str, tuple[str, str]]] = {
     **dict.fromkeys(("/chat", "/generatecontent"), (CHAT, "the API of Ollama or Gemini")),
