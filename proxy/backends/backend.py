@@ -33,7 +33,7 @@ class Backend:
         problem: Why the backend is not healthy, or what the operator must do; empty if nothing is wrong.
         in_flight: Counts the requests that the backend is serving for this process.
         takes_client_keys: Whether the proxy may forward a client's key to the backend.
-        recoveries: How often the backend began to answer: at first, and after each outage.
+        recoveries: How often the backend began to answer: for the first time, and after each outage.
         health: The results of health checks and requests, which load balancing depends on.
         judge: Decides the kinds of the models.
     """

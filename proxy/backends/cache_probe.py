@@ -27,11 +27,11 @@ _WORDS: Final = (
 _PROMPT_WORDS: Final = 640  # about 640 tokens: five blocks of 128, the largest block size that servers use
 _MIN_PROMPT_WORDS: Final = 100
 _REPEATS: Final = 5  # long prompts that are sent if the times must decide
-_MIN_REPEATS: Final = 3  # long prompts for slow servers, and for servers that report misses (a router may cause one)
-_PATIENCE: Final = 60.0  # seconds until a server counts as slow
+_MIN_REPEATS: Final = 3  # the same for a slow server, and for one that reports misses (a router may cause one miss)
+_PATIENCE: Final = 60.0  # seconds of testing after which a server counts as slow
 _MIN_SHARE: Final = 0.5  # a reply is a hit if at least this share of its prompt came from the cache
 _MIN_SAVED: Final = 0.6  # a working cache saves at least this share of a prompt's time
-_MAX_SAVED: Final = 0.25  # a cache that does nothing saves at most this share, by chance
+_MAX_SAVED: Final = 0.25  # without a working cache, a prompt's time varies by at most this share
 _MIN_PROMPT_TIME: Final = 0.02  # seconds; a shorter time cannot be distinguished from the noise of a network
 
 
@@ -141,7 +141,10 @@ def decide(repeats: Sequence[Repeat]) -> CacheFinding:
 
 
 def decide_by_time(repeats: Sequence[Repeat]) -> CacheFinding:
-    """Decide by the times of at least three repeats. Of five, those that save least and most are ignored."""
+    """Decide by the times of at least three repeats.
+
+    Of five repeats, the one that saved the least time and the one that saved the most time are ignored.
+    """
     prompt_time = median(one.prompt_time for one in repeats)
     first, again = median(one.first.seconds for one in repeats), median(one.again.seconds for one in repeats)
     times = f"a new long prompt takes {_shown(first)}, and the same prompt again {_shown(again)}"

@@ -77,7 +77,7 @@ class Connection(asyncio.Protocol):
         self._reply: BackendResponse | None = None
         self._headers: dict[str, str] = {}
         self._head_size = 0
-        self._unfinished = 0  # received bytes of headers that are not complete yet
+        self._unfinished = 0  # the number of bytes received before the headers were complete
         self._ends_with_connection = False
         self._reusable = False
         self._paused = False

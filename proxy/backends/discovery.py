@@ -109,8 +109,8 @@ async def discover(
     Args:
         fetch: The function that sends a request to the backend.
         decide: The function that decides the kind of each new model.
-        known: The models of the last check, by id. If the entry of a model in the list has not changed, and its kind is
-            settled, its known Model is used again.
+        known: The models of the last check, by id. If a model's entry in the list has not changed, and its kind is
+            settled, its Model is used again.
         dialects: The dialects to try, in this order.
 
     Raises:
@@ -165,7 +165,7 @@ async def _describe_all(
 def _is_proxy(cards: Sequence[Mapping[str, Any]]) -> bool:
     """Return whether the cards come from a drpo-proxy, which also lists each model as MODEL@raw.
 
-    A dialect cannot detect a drpo-proxy, because a drpo-proxy relays the requests of the dialect to its own model
+    A dialect cannot detect a drpo-proxy, because a drpo-proxy relays the dialect's test requests to its own model
     server. The dialect would then recognize this model server.
     """
     names = {card["id"] for card in cards}

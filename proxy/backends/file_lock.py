@@ -1,4 +1,4 @@
-"""Locks a file, so that one process at a time does a piece of work. The event loops of the others are not blocked."""
+"""Locks a file, so that one process at a time does a piece of work. The event loops of waiting processes go on."""
 
 import asyncio
 import fcntl

@@ -9,17 +9,17 @@ from hashlib import blake2b
 from math import ceil
 from typing import Final
 
-Clock = Callable[[], float]
+Clock = Callable[[], float]  # returns the time in seconds
 
 _MAX_FAILURES: Final = 3  # consecutive failures after which a backend is ejected
 _MIN_EJECTION: Final = 5.0  # seconds; each further ejection lasts twice as long as the one before
 _MAX_EJECTION: Final = 60.0  # seconds
 _SLOW_START: Final = 10.0  # seconds in which the weight of a recovered backend grows to 1
-_MIN_WEIGHT: Final = 0.1
+_MIN_WEIGHT: Final = 0.1  # of a backend that is ejected or has just recovered
 # A conversation or an example set stays with its backend while the requests in flight at this backend are fewer than
 # the larger of two limits: the fair share of the backend times _MAX_LOAD_FACTOR (arXiv 1608.01350), or the fair share
-# plus _MIN_EXTRA_LOAD times the weight of the backend. The second limit allows a few more requests, because they take
-# less time than another backend would need to compute the prefix again.
+# plus _MIN_EXTRA_LOAD times the weight of the backend. The second limit allows a few more requests, because waiting for
+# them takes less time than computing the prefix again on another backend.
 _MAX_LOAD_FACTOR: Final = 1.25
 _MIN_EXTRA_LOAD: Final = 4
 _RETRY_SHARE: Final = 0.2  # maximum number of retries per request in flight, as in Envoy's retry budget
@@ -62,7 +62,8 @@ class BackendHealth:
     def record_success(self) -> None:
         """Record a complete reply.
 
-        If the last ejection ended more than _MAX_EJECTION ago, the next ejection lasts only _MIN_EJECTION again.
+        If the last ejection ended more than _MAX_EJECTION seconds ago, the next ejection lasts only _MIN_EJECTION
+        again.
         """
         self._failures = 0
         if self._clock() - self._ejected_until > _MAX_EJECTION:

@@ -28,7 +28,7 @@ from proxy.core.metrics import Metrics
 from proxy.core.settings import BackendSettings
 
 _ANSWER_TIMEOUT: Final = 120.0  # seconds for one answer to a question that shows the kind of a model
-_KINDS_PATIENCE: Final = 5.0  # seconds that a health check waits for such answers; then the next health check waits
+_KINDS_PATIENCE: Final = 5.0  # seconds that one health check waits for such answers; the next health check waits again
 _KIND_TIMEOUT: Final = 60.0  # seconds that a request waits until the kind of its model is known
 _SESSION_HEADER: Final = "X-Session-ID"  # the first header that vllm-router's consistent_hash policy reads
 _UNAVAILABLE: Final = 503  # this status, and no other, means that the backend has not begun to generate
@@ -126,7 +126,7 @@ class Pool:
         await asyncio.gather(*(self._check(backend) for backend in self.backends))
 
     def fetcher(self, backend: Backend, timeout: float) -> Fetch:
-        """Return a function that sends small requests to a backend. They count as no load and as no failures."""
+        """Return a function that sends small requests to a backend. They do not change its load or its health."""
         return Fetcher(self._transport, backend, timeout)
 
     async def count_tokens(self, model: Model, text: str) -> int | None:
@@ -164,10 +164,11 @@ class Pool:
             path: The path below the root URL.
             body: The body of the request.
             headers: The headers of the request.
-            affinity: The example set and the conversation of the request. Requests with the same set, or with the same
-                conversation if they have no set, go to the same backend while that backend is available and does not
-                have too much load. A backend may itself be a router that chooses a server by the header
-                _SESSION_HEADER. So the value of this header identifies the set or the conversation.
+            affinity: The example set and the conversation of the request. Requests with the same set go to the same
+                backend. So do requests without a set that have the same conversation. In both cases, another backend is
+                tried first while that backend is not available or has too much load. A backend may itself be a router
+                that chooses a server by the header _SESSION_HEADER. So the value of this header identifies the set or
+                the conversation.
 
         Raises:
             UnknownModelError: No backend lists the model.
@@ -229,7 +230,7 @@ class Pool:
             backend.health.record_success()
 
     def _record_error(self, backend: Backend, error: ProxyError) -> None:
-        """Record a failure. A BackendReportedError is none: like a 500, it may be the fault of the request."""
+        """Record a failure, but no BackendReportedError: like a 500, it may be the fault of the request."""
         if not isinstance(error, BackendReportedError):
             self._record_failure(backend)
 
@@ -241,7 +242,7 @@ class Pool:
     async def _check_repeatedly(self, backend: Backend) -> None:
         """Check one backend at each interval, and as soon as the kind of a model is known.
 
-        Each backend has its own task, so a slow one delays no other check.
+        Each backend has its own task, so a slow backend does not delay the checks of the others.
         """
         while True:
             await backend.judge.wait(self._settings.health_interval)
@@ -267,7 +268,7 @@ class Pool:
         self._next_check = asyncio.Event()
 
     def _kind_decider(self, backend: Backend) -> KindDecider:
-        """Return a function that decides the kinds of the backend's models, and waits _KINDS_PATIENCE at most."""
+        """Return a function that decides the kind of a model, and waits for answers at most _KINDS_PATIENCE seconds."""
         deadline = asyncio.get_running_loop().time() + _KINDS_PATIENCE
         given = self._settings.kinds
 

@@ -3,8 +3,8 @@
 The connection feeds parts into the reply, and a reader waits for them. If the reply fails, the reader first gets the
 parts that were received before the failure, and then the error. The module does not depend on sockets or on parsing.
 
-The reader of a stream can give the reply a function that takes each part when it arrives (`pass_on`). To wake a task
-for each part would take most of the time of a short part, because the task waits inside many nested coroutines.
+The reader of a stream can give the reply a function that takes each part when it arrives (`pass_on`). Waking a task for
+each part would take most of the time that a short part needs, because the task waits inside many nested coroutines.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from typing import Final, Protocol, Self
 
 from proxy.core.errors import BackendProtocolError, ProxyError
 
-MAX_BODY_BYTES: Final = 256 * 1024 * 1024
+MAX_BODY_BYTES: Final = 256 * 1024 * 1024  # of a reply that is read as a whole
 
 Take = Callable[[bytes], bool]
 """Takes a part of the body, and returns whether it also takes the next part. It must not raise an error."""
@@ -106,7 +106,7 @@ class BackendResponse:
         return self._received() if await self._wait_for_part() else b""
 
     async def pass_on(self, take: Take) -> bool:
-        """Call `take` with each part of the body at the moment when it arrives, until it returns False.
+        """Call `take` with each part of the body as soon as the part arrives, until `take` returns False.
 
         Parts that arrive later are kept for `read_part`, or for the next call of this method.
 

@@ -12,8 +12,8 @@ from proxy.core.metrics import Metrics
 class Router:
     """Ranks the backends of a model for each request.
 
-    A request with an example set goes where the set is placed. Any other request goes to the backend of its
-    conversation, or to the backend with the least load.
+    A request with an example set goes to the backend that the set belongs to (see SetPlacement). Any other request goes
+    to the backend of its conversation, or to the backend with the least load.
     """
 
     def __init__(self, backends: Sequence[Backend], metrics: Metrics) -> None:

@@ -4,8 +4,8 @@ Each set belongs to one backend, or to few backends. The prefix caches of all ba
 sets than one cache can hold. A plan (proxy/backends/set_plan.py) says which backend a set belongs to.
 
 A plan fits the recent requests only on average. Each first turn is therefore also checked against two limits: the
-backend's share of the recent requests, and its requests in flight. If the backend exceeds a limit, the next backend in
-the set's order of preference gets the request.
+backend's share of the recent requests, and its requests in flight. A later turn is checked only against the second
+limit. If the backend exceeds a limit, the next backend in the set's order of preference gets the request.
 
 The module depends only on names, counters and weights. It does not depend on HTTP, bundles or models.
 """
@@ -22,14 +22,14 @@ _WINDOW: Final = 2048  # requests; older requests hardly count
 # A backend gets no further first turns when it has more requests than _MAX_LOAD times its share, plus _ROUNDING.
 _MAX_LOAD: Final = 1.25
 _ROUNDING: Final = 0.5
-_PLAN_INTERVAL: Final = 32  # requests; the interval is longer if there are many sets
+_PLAN_INTERVAL: Final = 32  # requests between two plans; there are more if there are many sets
 _FORGOTTEN: Final = 0.01  # requests; a set with fewer recent requests is forgotten
 # The number of router keys of a set depends on its share of all requests with sets: one key per _SHARE_OF_KEY, rounded,
 # and at least one key. The number changes only if the exact quotient differs from it by more than _KEY_TOLERANCE.
 _SHARE_OF_KEY: Final = 0.25
 _KEY_TOLERANCE: Final = 0.75
 _FIRST_REQUESTS: Final = 50  # added to the number of all requests, because shares of few requests are not reliable
-_HASHES: Final = float(2**32)
+_HASHES: Final = float(2**32)  # the number of different checksums
 
 
 class Placed(NamedTuple):
@@ -38,8 +38,8 @@ class Placed(NamedTuple):
     Attributes:
         positions: The positions of the backends in the order in which to try them.
         choice: How the first backend was chosen. `preferred`: it comes first in the order of preference of the set.
-            `balanced`: the plan moved the set, or this part of it, to this backend, because the preferred backend has
-            its share already. `spilled`: the planned backend had too many requests at that moment.
+            `balanced`: the plan moved the set, or a part of its conversations, to this backend, because the preferred
+            backend has its share already. `spilled`: the planned backend had too many requests at that moment.
     """
 
     positions: list[int]
@@ -77,7 +77,7 @@ class SetPlacement:
 
         Args:
             backends: The backends that serve the model; at least one.
-            affinity: The conversation of the request.
+            affinity: The conversation of the request, and whether the request is its first turn.
             example_set: The key of the example set.
         """
         if len(backends) == 1:
@@ -96,7 +96,7 @@ class SetPlacement:
         self._count_set(example_set, {name: 1.0})
 
     def _count(self, usable: Sequence[BackendLoad], example_set: str) -> None:
-        """Count a request of a set, and add to each backend's count the share of this request that it should get."""
+        """Count a request of a set, and for each backend the share of this request that the backend should get."""
         total = sum([backend.weight for backend in usable])
         shares = {backend.name: backend.weight / total for backend in usable}
         for name, share in shares.items():
@@ -209,7 +209,7 @@ def _router_keys(share: float, before: int) -> int:
     """Return the number of router keys of a set.
 
     Args:
-        share: The share of the set in the requests, divided by _SHARE_OF_KEY.
+        share: The set's share of the requests, divided by _SHARE_OF_KEY.
         before: The present number of its router keys.
     """
     return before if abs(share - before) <= _KEY_TOLERANCE else max(1, round(share))

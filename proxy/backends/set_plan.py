@@ -18,17 +18,17 @@ from typing import Final, NamedTuple
 
 from proxy.backends.load_balancing import affinity_order
 
-# The limits are factors of a backend's fair share of the recent requests. A set moves to a backend only if the backend
-# then has at most _MAX_PLANNED_LOAD. It leaves a backend that has more than _MAX_KEPT_LOAD. Between the two, it stays
-# where it is. Both limits are higher by the standard deviation of a random count, so that fluctuations move few sets.
+# A backend has two limits: its fair share of the recent requests, times each of these factors. A set moves to a backend
+# only if the load of the backend is then at most the lower limit. A set leaves a backend whose load is above the higher
+# limit. Both limits are raised by the standard deviation of a random count, so that fluctuations move few sets.
 _MAX_PLANNED_LOAD: Final = 1.04
 _MAX_KEPT_LOAD: Final = 1.12
 _MIN_REQUESTS: Final = 16  # per backend; with fewer recent requests, every set is at its preferred backend
-_MAX_CACHED_ORDERS: Final = 4096
+_MAX_CACHED_ORDERS: Final = 4096  # results that each of two functions caches
 
 
 class Part(NamedTuple):
-    """The part of a set's conversations that belong to one backend.
+    """The part of a set's conversations that belongs to one backend.
 
     Attributes:
         backend: The name of the backend.
@@ -104,7 +104,7 @@ class _Filling:
     def _whole(self, order: Iterable[str], count: float, kept: Sequence[Part]) -> tuple[Part, ...]:
         """Return the set as one part at the first backend that has room; empty if no backend has room.
 
-        A backend with which `kept` contains the whole set has the higher limit.
+        The higher limit applies to a backend that has the whole set in `kept`.
         """
         for name in order:
             part = Part(name, 1.0)
@@ -135,6 +135,6 @@ class _Filling:
         return tuple(parts)
 
     def _room(self, name: str, limit: float) -> float:
-        """Return how many more requests a backend has room for."""
+        """Return how many more requests a backend has room for. `limit` is one of the two factors."""
         fair = self._fair[name]
         return limit * fair + sqrt(fair) - self._load[name]

@@ -26,15 +26,15 @@ from proxy.core.progress import ProgressCallback
 
 _CHILD: Final = Path(__file__).with_name("child_main.py")
 _SLOTS: Final = 4  # concurrent requests; each has the full context length
-_DEFAULT_CONTEXT: Final = 4096
-_MAX_CONTEXT: Final = 32768  # the context length that the model was trained with
+_DEFAULT_CONTEXT: Final = 4096  # tokens
+_MAX_CONTEXT: Final = 32768  # tokens; the context length that the built-in model was trained with
 # The default sampling values, which apply to requests that set none. They were published with gemma 3.
 _SAMPLING: Final = {"temp": 1.0, "top_k": 64, "top_p": 0.95, "min_p": 0.0}
 _START_TIMEOUT: Final = 300.0  # seconds
 _PROGRESS_INTERVAL: Final = 2.0  # seconds between two lines of progress
 _EXIT_TIMEOUT: Final = 2.0  # seconds until a child that should exit is killed
-_MAX_LOG_BYTES: Final = 8192
-_ERROR_LOG_LINES: Final = 5
+_MAX_LOG_BYTES: Final = 8192  # of the end of the child's log, which is kept for error messages
+_ERROR_LOG_LINES: Final = 5  # last lines of the log that an error message contains
 
 
 def check_context(context: int) -> None:

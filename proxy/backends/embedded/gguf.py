@@ -16,11 +16,12 @@ from proxy.core.errors import EmbeddedError
 _MAGIC: Final = b"GGUF"
 _VERSIONS: Final = (2, 3)
 _MAX_COUNT: Final = 10_000_000  # of elements of an array, of pairs, or of tensors; vocabularies have up to 300,000
-_MAX_KEPT_ELEMENTS: Final = 4_096  # a longer array of numbers is skipped, because none is needed
-_MAX_DIMENSIONS: Final = 8
+_MAX_KEPT_ELEMENTS: Final = 4_096  # a longer array of numbers is skipped, because the proxy needs no such array
+_MAX_DIMENSIONS: Final = 8  # of a tensor
 _ALIGNMENT: Final = 32  # bytes, if the file sets none
-_STRING, _ARRAY, _BOOL = 8, 9, 7
+_STRING, _ARRAY, _BOOL = 8, 9, 7  # types of values
 _LENGTH: Final = struct.Struct("<Q")  # the length of a string
+# The types of numbers, with their codes in the module struct.
 _NUMBERS: Final[Mapping[int, str]] = {
     0: "B",
     1: "b",
@@ -111,7 +112,7 @@ class GgufHeader:
 
 
 class _MalformedError(Exception):
-    """A length in the file is not possible."""
+    """The header has an impossible value, such as a length that is too large or an unknown type."""
 
 
 class _CutError(Exception):
@@ -196,7 +197,7 @@ class _Reader:
         return GgufHeader(values, counts, start + end if tensors else self._position)
 
     def _tensor_ends(self, tensors: int) -> Iterator[int]:
-        """Yield the position after each tensor, counted from the beginning of the first tensor."""
+        """Yield the position after each tensor, in bytes from the beginning of the first tensor."""
         for _ in range(tensors):
             self._string()
             dimensions = self._number("I")

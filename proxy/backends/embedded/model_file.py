@@ -20,14 +20,14 @@ _USUAL_CONTEXT: Final = 4096  # tokens; the context length of a file that names 
 _GOOD_CONTEXT: Final = 8192  # tokens; fewer slots are preferred to a shorter context
 _SLOTS: Final = (4, 2, 1)  # concurrent requests; each has the full context length
 _STEP: Final = 256  # tokens; a chosen context length is a multiple of this number
-# Without --context, keys and values take at most this many bytes, and at most this share of the memory that the weights
-# leave.
+# Without --context, the cached keys and values take at most this many bytes, and at most this share of the memory that
+# the weights leave.
 _MAX_CACHE_BYTES: Final = 4 * 2**30
 _CACHE_SHARE: Final = 0.5
 _BATCH: Final = 512  # tokens that llama.cpp computes at once
 _FIXED_BYTES: Final = 300 * 2**20  # memory of the process without weights and caches
-_MAX_LAYERS: Final = 10_000
-_MAX_NAME: Final = 100  # characters
+_MAX_LAYERS: Final = 10_000  # a larger number in a file counts as this number
+_MAX_NAME: Final = 100  # characters of a model id that is taken from the file
 _GB: Final = 1e9
 # What llama.cpp logs about a file that it cannot load.
 _UNKNOWN_PART: Final = re.compile(
@@ -39,7 +39,7 @@ _DAMAGED: Final = re.compile(
 )
 _NO_MEMORY: Final = re.compile(r"(?:failed|unable) to allocate|bad_alloc|out of memory|cannot allocate", re.IGNORECASE)
 _UPGRADE: Final = "pip install --upgrade xllamacpp"
-_PART: Final = re.compile(r"-(\d{5})-of-(\d{5})(?=\.gguf$)")
+_PART: Final = re.compile(r"-(\d{5})-of-(\d{5})(?=\.gguf$)")  # in the name of a file that is one part of a model
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +138,7 @@ def _check_content(path: str, header: GgufHeader) -> None:
 
 
 def _parts(file: Path, header: GgufHeader) -> Sequence[Path]:
-    """Return all files of a model that is split into several."""
+    """Return all files of a model: several if the model is split, else only `file`."""
     number, count = (header.values.get(f"split.{key}") for key in ("no", "count"))
     if not isinstance(count, int) or count < 2:
         return [file]
@@ -164,7 +164,7 @@ def _name(given: str, header: GgufHeader, file: Path) -> str:
 
 
 def _fitting(path: str, header: GgufHeader, size: int, asked: int, available: int | None) -> tuple[int, int]:
-    """Return the context length and the number of slots."""
+    """Return the context length in tokens, and the number of slots, that fit into memory."""
     most = header.number("context_length") or _USUAL_CONTEXT
     if asked and not MIN_CONTEXT <= asked <= most:
         raise EmbeddedError(f"--context {asked}: this model takes {MIN_CONTEXT} to {most} tokens.")
@@ -184,8 +184,8 @@ def _largest(most: int, cached: int, possible: int) -> tuple[int, int]:
 
     Args:
         most: The context length of the model.
-        cached: The tokens that all slots together may cache.
-        possible: The tokens that fit into memory at all, which is at least MIN_CONTEXT.
+        cached: The number of tokens that all slots together may cache.
+        possible: The number of tokens that fit into memory at all; at least MIN_CONTEXT.
     """
     good = min(most, _GOOD_CONTEXT)
     slots = next((slots for slots in _SLOTS if cached // slots >= good), 1)
@@ -220,5 +220,6 @@ def _per_layer(value: object, layers: int) -> list[int]:
 
 
 def _working_bytes(header: GgufHeader) -> int:
+    """Return an estimate of the bytes that the process needs besides the weights and the cached keys and values."""
     vocabulary = header.counts.get("tokenizer.ggml.tokens", 0)
     return _FIXED_BYTES + 4 * _BATCH * (vocabulary + 4 * header.number("embedding_length"))

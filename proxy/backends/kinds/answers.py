@@ -1,7 +1,8 @@
 """Reads one answer of a model, and finds the signs of a base model that continues the text of a chat template.
 
 A chat model ends its answer. A base model behind a chat template writes on: template tokens, another turn, another
-question, or the same words again. The module only reads texts: it sends no requests and knows no questions.
+question, or the same words again. The module only reads answers: it sends no requests, and does not depend on the
+questions.
 """
 
 import re
@@ -39,8 +40,9 @@ _OTHER_TURN: Final = re.compile(
 )
 _QUESTION_AND_MORE: Final = re.compile(r"\n[^\n]{3,200}[?？]\s*\n\s*\S")
 _REPEATED_PART: Final = re.compile(r"(?s)(\S.{0,79}?)\1{2,}")
-_MIN_REPEATED: Final = 20  # characters; shorter repetitions may be emphasis (`!!!`) or a line (`-----`)
+_MIN_REPEATED: Final = 20  # characters; a shorter repetition may be emphasis (`!!!`) or a drawn line (`-----`)
 _MAX_TAIL: Final = 400  # characters at the end of an answer in which repeated parts are sought
+# The values of finish_reason for an answer that reached the maximum number of tokens.
 _CUT_REASONS: Final = ("length", "max_tokens", "max_length", "max_new_tokens", "token_limit")
 _REASONING_FIELD: Final = re.compile(r"reason|think", re.IGNORECASE)
 
@@ -53,7 +55,8 @@ class Answer:
         ended: Whether the model ended the answer by itself, before the maximum number of tokens.
         has_text: Whether the answer has any text besides reasoning.
         reasoned: Whether the model reasoned before it answered, which only a chat model does.
-        sign: What only a base model writes, as the end of the sentence "an answer ..."; empty if there is no such sign.
+        sign: A sign of a base model, as a phrase that completes the sentence "an answer ..."; empty if there is no
+            sign.
         opening: The first characters of the text, in lower case.
     """
 
@@ -70,7 +73,7 @@ class Answer:
 
 
 def read_chat(reply: Any) -> Answer | None:
-    """Read the reply to a chat request; None if it is not a chat completion."""
+    """Return what the reply to a chat request shows; None if the reply is not a chat completion."""
     choice = _first_choice(reply)
     message = choice.get("message") if choice else None
     if choice is None or not isinstance(message, Mapping):
@@ -81,7 +84,7 @@ def read_chat(reply: Any) -> Answer | None:
 
 
 def read_completion(reply: Any) -> Answer | None:
-    """Read the reply to a text completion; None if the reply is not a text completion."""
+    """Return what the reply to a completion request shows; None if the reply is not a text completion."""
     choice = _first_choice(reply)
     text = choice.get("text") if choice else None
     if choice is None or not isinstance(text, str):
@@ -90,7 +93,7 @@ def read_completion(reply: Any) -> Answer | None:
 
 
 def find_sign(text: str, *, ended: bool) -> str:
-    """Return a sign of a base model in a text, as the end of the sentence "an answer ..."; empty if there is no sign.
+    """Return a sign of a base model in a text, as a phrase that completes "an answer ..."; empty if there is no sign.
 
     Args:
         text: The answer, without reasoning.
@@ -119,7 +122,8 @@ def _split_reasoning(content: str) -> tuple[str, str]:
     """Return the text after the reasoning, and the reasoning.
 
     If the reasoning does not end, there is no text after it. The templates of some models already open the reasoning,
-    so the answer contains only the mark that ends it.
+    so the answer contains only the mark that ends it. Reasoning without text is returned as the word `empty`, so that
+    it counts as reasoning.
     """
     if content.lstrip().startswith(_HARMONY):
         return content.partition(_HARMONY_FINAL)[2], "in the channels of gpt-oss"

@@ -36,7 +36,8 @@ class Findings:
     Attributes:
         chat: The answers to the short chat questions; empty if the server refused them.
         chat_refusal: Why the server refused chat; empty if it did not.
-        completion: The answer to the completion in drpo's layout; None if it was refused or not asked for.
+        completion: The answer to a text completion whose prompt has one of drpo's layouts; None if the server refused
+            it, or if it was not asked for.
         completion_refusal: Why the server refused the completion; empty if it did not.
         long: The answer to one chat question with a larger maximum number of tokens; None if it was not asked for.
     """

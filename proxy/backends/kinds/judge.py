@@ -1,7 +1,7 @@
-"""Decides the kind of each model of a backend once. The start of the server does not wait long for a slow model.
+"""Decides the kind of each model of a backend once. A model that answers late gets a provisional decision.
 
 The kind is decided again if the model's entry in the backend's list changes, or after the backend missed a health
-check. In both cases, another model may now have the same name. If a server has several workers, one of them asks the
+check. In both cases, another model may now have the same name. If the proxy has several workers, one of them asks the
 questions, and the others read its decision from a file (decide_once).
 """
 
@@ -33,11 +33,20 @@ _LOCK_INTERVAL: Final = 0.05  # seconds between two attempts to lock
 
 _UNANSWERED: Final = Decision(None, "", "it has not answered short questions yet", settled=False)
 
-Probe = Callable[[], Awaitable[Decision]]
+Probe = Callable[[], Awaitable[Decision]]  # asks one model, and decides its kind
 
 
 @dataclass(slots=True)
 class _Attempt:
+    """One attempt to ask a model. All times are on the clock of the event loop, in seconds.
+
+    Attributes:
+        task: Asks the model, and returns the decision.
+        begun: The time of the first attempt for this model.
+        delay: How long to wait after a failed attempt before the next one begins.
+        retry_at: The time at which the next attempt may begin; 0 until this attempt has ended.
+    """
+
     task: "asyncio.Task[Decision]"
     begun: float
     delay: float = _MIN_RETRY_DELAY
@@ -68,7 +77,7 @@ class KindJudge:
         self._since = time.time()
 
     async def wait(self, interval: float) -> None:
-        """Wait for an interval in seconds, but only until a model that is being asked has answered."""
+        """Wait for `interval` seconds, or until one of the models that are being asked has answered."""
         asked = [attempt.task for attempt in self._attempts.values() if not attempt.task.done()]
         if asked:
             await asyncio.wait(asked, timeout=interval, return_when=asyncio.FIRST_COMPLETED)
@@ -84,14 +93,14 @@ class KindJudge:
 
         An unsettled decision has the kind of an earlier decision about the same model. If there is no earlier decision,
         the kind is None for `_MAX_UNDECIDED` seconds, so that the model is not served in the wrong form. After that
-        time, the kind is a guess, so that a server that never answers the questions can be used.
+        time, the kind is a guess, so that even a server that never answers the questions can be used.
 
         Args:
             identity: Identifies the model. The first two texts are the backend's URL and the model's id.
             reported: The kind that the server reports; None if it reports none.
             probe: Asks the model. It may raise ProxyError.
             deadline: How long to wait, as a time on the clock of the event loop.
-            folder: The folder of the decisions that all workers share; None if the server has one process.
+            folder: The folder of the decisions that all workers share; None if there is only one process.
         """
         key = hashlib.sha256(orjson.dumps(identity)).hexdigest()
         attempt = self._attempts.get(key)
@@ -132,7 +141,7 @@ class KindJudge:
         return attempt
 
     async def close(self) -> None:
-        """Stop asking."""
+        """Cancel the attempts that are running."""
         tasks = [attempt.task for attempt in self._attempts.values()]
         for task in tasks:
             task.cancel()

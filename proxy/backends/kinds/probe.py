@@ -23,8 +23,8 @@ QUESTIONS: Final = (
     "What is 2 + 3? Answer with the number only.",
     "Is fire hot or cold? Answer with one word.",
 )
-_MAX_SHORT: Final = 48  # tokens
-_MAX_LONG: Final = 512  # tokens; a model that thinks aloud has ended by then
+_MAX_SHORT: Final = 48  # tokens of a short answer
+_MAX_LONG: Final = 512  # tokens of a long answer; even a model that thinks aloud needs fewer
 _LAYOUT: Final = LAYOUTS["query-answer"]
 _PROMPT: Final = "Answer each query briefly."
 _EXAMPLES: Final = (
@@ -105,7 +105,8 @@ async def _post(path: str, base: Mapping[str, Any], limit: int, fetch: Fetch) ->
 def _forms(limit: int) -> Sequence[Mapping[str, Any]]:
     """Return the options of a request in several forms, because servers differ in the fields that they accept.
 
-    vLLM removes template tokens from answers by default. These tokens would show that a model is a base model.
+    By default, vLLM removes template tokens from answers. The first form asks vLLM to keep these tokens, because they
+    show that a model is a base model.
     """
     greedy = {"temperature": 0, "max_tokens": limit}
     return {**greedy, "skip_special_tokens": False}, greedy, {"max_tokens": limit}, {"max_completion_tokens": limit}
