@@ -265,7 +265,7 @@ class BackendReportedError(ProxyError):
 
     @property
     def outcome(self) -> str:
-        """The word `backend_error`. The code may be any string, so it is not used."""
+        """The word `backend_error`. The code is not used, because a backend may send any string."""
         return "backend_error"
 
 
@@ -278,7 +278,7 @@ class BackendTimeoutError(ProxyError):
 
 
 class StartupError(DrpoError):
-    """The server cannot start. The message names the wrong flag or file, and what the operator can do about it."""
+    """The server cannot start. The message names the wrong flag or file, and says what the operator can do about it."""
 
 
 class EmbeddedError(StartupError):

@@ -24,7 +24,7 @@ import orjson
 LOGGER: Final = logging.getLogger("drpo")
 
 
-MAX_QUEUED_LINES: Final = 10_000
+MAX_QUEUED_LINES: Final = 10_000  # a line beyond this number is lost
 _CLOSE_TIMEOUT: Final = 2.0  # seconds to write the last lines
 _BATCH_DELAY: Final = 0.02  # seconds in which lines are collected before they are written
 _MAX_BATCH_LINES: Final = 1_000
@@ -87,7 +87,7 @@ class _QueueHandler(logging.Handler):
         self.queue_line(record.created, record.levelname.lower(), record.getMessage(), getattr(record, "values", {}))
 
     def queue_line(self, seconds: float, level: str, event: str, values: Mapping[str, object]) -> None:
-        """Queue one line."""
+        """Queue one line. If the queue is full, count the line as lost."""
         if len(self._lines) >= MAX_QUEUED_LINES:
             self.lost += 1
             return

@@ -17,6 +17,7 @@ from proxy.core.log import lost_lines
 FOLDER_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
 """The environment variable of prometheus-client that names the folder of the workers' files."""
 
+# The upper bounds of the buckets of histograms.
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 _TOKENS = (0, 50, 100, 200, 400, 600, 800, 1200, 1600, 2400, 4800)
 

@@ -253,7 +253,7 @@ def _check_ranges(values: Mapping[str, Any]) -> None:
 def _with_dependent_defaults(settings: Settings, environment: Mapping[str, str]) -> Settings:
     """Return the settings with normalized URLs and origins, and with the default store filled in.
 
-    The default store is used if the operator gave no store, but an experiment, or texts to keep.
+    The default store is used if the operator gave no --store, but --experiment or --store-content.
     """
     backends, experiments = settings.backends, settings.experiments
     urls = tuple(url if url == EMBEDDED else server_root(url) for url in backends.backend)

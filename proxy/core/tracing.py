@@ -27,6 +27,7 @@ _OPERATIONS: Final[Mapping[str, str]] = {
     "/v1/completions": "text_completion",
     "/v1/embeddings": "embeddings",
 }
+# The upper bounds of the buckets of histograms, from the conventions.
 _SECONDS: Final = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
 _TOKENS: Final = tuple(4**power for power in range(14))
 _MIN_SERVER_ERROR: Final = 500
@@ -43,8 +44,8 @@ class RequestOutcome:
         seconds: Seconds from the beginning of the request to its end.
         first_byte: Seconds from the beginning of the request to the first byte of a stream; None if the reply is not
             a stream.
-        input_tokens: The tokens of the prompt, as the backend counted them; None if it reported none.
-        output_tokens: The tokens of the answer, as the backend counted them; None if it reported none.
+        input_tokens: The number of tokens of the prompt, as the backend counted them; None if it reported no number.
+        output_tokens: The number of tokens of the answer, as the backend counted them; None if it reported no number.
         extra_attributes: Further attributes of the span, which OpenTelemetry's conventions do not define.
     """
 
