@@ -60,10 +60,10 @@ class Assignment:
 
     Attributes:
         unit: Digest of the request's unit (see `units`).
-        conversation: Digest of the request's conversation (see `units`). None if an equal conversation may be that of
-            another person.
+        conversation: Digest of the request's conversation (see `units`). None if another person may have an equal
+            conversation.
         time: Time at which the request started, Unix seconds.
-        arms: The arms of the request, one for each experiment that records the request. None if no experiment does.
+        arms: The arms of the request, one for each experiment that records the request. Empty if no experiment does.
         treatment: The model, the variant and the bundle that the request is served with.
     """
 

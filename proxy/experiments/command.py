@@ -68,7 +68,7 @@ def run_experiment_command(arguments: Sequence[str], environment: Mapping[str, s
     return command(options, dsn, output)
 
 
-Command = Callable[[argparse.Namespace, StoreDsn, Console], int]
+Command = Callable[[argparse.Namespace, StoreDsn, Console], int]  # runs one command, and returns the exit status
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -45,7 +45,7 @@ _OPTIONAL_KEYS: Final = (
 )
 _ARM_KEYS: Final = ("weight", "variant", "model", "bundle")
 _MAX_NUMBER: Final = 1e9  # the maximum of each weight, of `planned_units` and of `calls`
-_MAX_TOLERANCE: Final = 1e12
+_MAX_TOLERANCE: Final = 1e12  # in the unit of the guardrail's metric
 CALLS_PER_CASE: Final = 3  # calls of models to judge one request: one of the other arm, two of the judge
 
 
@@ -74,7 +74,7 @@ class ExperimentFile:
     Attributes:
         experiment: The experiment that the file defines.
         judge: The limits of the shadow judge. None if the file has no table [judge].
-        lower_is_better: The metrics of feedback whose lower values are better.
+        lower_is_better: The metrics of feedback for which lower values are better.
     """
 
     experiment: Experiment
@@ -83,7 +83,9 @@ class ExperimentFile:
 
 
 def read_experiments(paths: Sequence[str]) -> tuple[ExperimentFile, ...]:
-    """Read experiment files, also all *.toml of a folder, and check that their experiments can run together.
+    """Read experiment files, and check that their experiments can run together.
+
+    A path may also be a folder, whose files *.toml are all read.
 
     Raises:
         StartupError: A file is invalid, two experiments have the same name or salt, or two experiments may change the

@@ -20,7 +20,7 @@ _MIN_WIDE_COLUMNS: Final = 110  # minimum width of the terminal, in characters, 
 
 
 def print_report(name: str, report: Report, output: Console) -> None:
-    """Print the verdict, what to do, the sizes of the arms, the comparisons and the guardrails."""
+    """Print the verdict, the advice, the sizes of the arms, the comparisons and the guardrails."""
     output.print(report.verdict.sentence, style=_COLOURS.get(report.verdict.decision, "bold"), markup=False)
     output.print(f"What to do: {report.verdict.advice.sentence}", markup=False)
     output.print(_arm_sizes(report), style="dim", markup=False)

@@ -70,7 +70,10 @@ class Dashboard:
         return asdict(self._outcomes.feedback(name, rated_metric(experiment))) if self._outcomes else {}
 
     def feedback_without_experiment(self) -> Mapping[str, Any]:
-        """Return the same for the requests in no experiment: the JSON of GET /feedback. Raises StoreError."""
+        """Return what users say about the latest requests in no experiment: the JSON of GET /feedback.
+
+        Raises StoreError if the store cannot be read.
+        """
         return asdict(self._outcomes.feedback(NO_EXPERIMENT, _THUMBS)) if self._outcomes else {"requests": 0}
 
     def _experiment(self, name: str) -> Experiment:

@@ -32,7 +32,7 @@ class Arm:
         weight: Share of the units, relative to the other arms' weights. 0 means that no unit gets this arm.
         variant: Variant with which the arm's requests are served: aligned, raw or raw-matched.
         model: Id of the model that serves the arm's requests, as a backend lists it.
-        bundle: Directory of the bundle for the arm's requests, or `default` for the bundle that comes with drpo.
+        bundle: Directory of the bundle for the arm's requests, or the name of a bundle that comes with drpo.
     """
 
     name: str

@@ -74,7 +74,7 @@ def _subject(body: Mapping[str, Any]) -> str:
 
 
 def _number(value: object) -> float:
-    if isinstance(value, bool | int | float) and -MAX_VALUE <= value <= MAX_VALUE:  # first: float(10**400) fails
+    if isinstance(value, bool | int | float) and -MAX_VALUE <= value <= MAX_VALUE:  # float(10**400) would fail
         return float(value) + 0.0  # -0.0 becomes 0.0
     raise BadRequestError(f"`value` must be {_TYPES}.", param="value")
 

@@ -15,7 +15,7 @@ from proxy.experiments.automatic_metrics import AUTOMATIC_METRICS, JUDGED_BETTER
 from proxy.experiments.config import CALLS_PER_CASE, ExperimentFile
 from proxy.experiments.definition import MIN_PROPENSITY, Arm, Experiment
 
-_MAX_NAMED_MODELS: Final = 5
+_MAX_NAMED_MODELS: Final = 5  # models that a sentence lists
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +100,11 @@ def _metric_mismatches(file: ExperimentFile) -> Iterator[str]:
 
 
 def _unmeasured_mismatches(experiment: Experiment) -> Iterator[str]:
-    """Yield metrics that look like one that the server measures, and guardrails that no difference can exceed."""
+    """Yield sentences about metrics and guardrails that can have no effect.
+
+    Such a metric has almost the name of an automatic metric. Such a guardrail has a tolerance that no difference can
+    exceed.
+    """
     measured = {plain_name(name): name for name in AUTOMATIC_METRICS}
     for name in dict.fromkeys(metric.name for metric in experiment.all_metrics):
         if name not in AUTOMATIC_METRICS and plain_name(name) in measured:
@@ -169,7 +173,7 @@ def _bundle_mismatches(experiment: Experiment, models: Collection[str], bundled:
 
 
 def _models_of(experiment: Experiment, arm: Arm, models: Collection[str]) -> set[str]:
-    """Return the models that may serve requests of an arm: its own, or those of the experiment that backends list."""
+    """Return the listed models that may serve requests of an arm: the arm's own model, or those of the experiment."""
     if arm.model is not None:
         return {arm.model} & set(models)
     return set(experiment.models or models) & set(models)

@@ -23,14 +23,14 @@ from proxy.experiments.records import Allocation, Content, Exposure, Feedback, J
 from proxy.experiments.store.dsn import StoreDsn
 from proxy.experiments.store.store import Batch, Store
 
-MAX_QUEUED_EXPOSURES: Final = 10_000
+MAX_QUEUED_EXPOSURES: Final = 10_000  # also the maximum number of queued judgements
 MAX_QUEUED_CONTENTS: Final = 500
 MAX_QUEUED_FEEDBACK: Final = 2_000
 WRITE_INTERVAL: Final = 0.2  # seconds between batches of exposures; feedback is written at once
 _MAX_BATCH: Final = 1_000  # maximum number of rows of each kind in one transaction: exposures, judgements, feedback
 _COMMIT_TIMEOUT: Final = 3.0  # seconds that a request with feedback waits for the commit
 _MIN_RETRY_PAUSE: Final = 0.1  # seconds before the first retry after a failure; each further failure doubles the pause
-_MAX_RETRY_PAUSE: Final = 5.0
+_MAX_RETRY_PAUSE: Final = 5.0  # seconds
 _ALLOCATION_INTERVAL: Final = 2.0  # seconds between reads of the decisions about experiments
 _RETENTION_INTERVAL: Final = 3600.0  # seconds between deletions of old rows
 _SURPLUS_INTERVAL: Final = 60.0  # seconds between deletions of requests in no experiment
@@ -71,7 +71,7 @@ class Kept:
 
     Attributes:
         seconds: Age in seconds above which rows are deleted.
-        requests: How many requests in no experiment are kept: the latest. None for all.
+        requests: How many of the latest requests in no experiment are kept. None if all are kept.
     """
 
     seconds: float
@@ -91,7 +91,7 @@ class Recorder:
         Args:
             dsn: The DSN of the store.
             metrics: The Prometheus metrics of the process.
-            kept: Which rows the store keeps. None if another process deletes the others.
+            kept: Which rows the store keeps. None if another process deletes the rows that are not kept.
         """
         self.allocations: Mapping[str, Allocation] = {}
         self._dsn = dsn
@@ -203,7 +203,7 @@ class Recorder:
                     return
 
     def _next_batch(self) -> _PendingBatch:
-        """Remove the oldest rows from each queue, at most _MAX_BATCH of each kind. Contents go with their exposures."""
+        """Remove and return the oldest rows of each queue: at most _MAX_BATCH of each kind, with all their contents."""
         exposures = _pop(self._exposures)
         ids = {exposure.id for exposure in exposures}
         contents = []

@@ -17,7 +17,7 @@ NO_EXPERIMENT: Final = ""
 
 
 class Exposure(NamedTuple):
-    """The record of one request in one experiment, or of one in no experiment. A measurement that is unknown is None.
+    """The record of one request in one experiment, or of a request in no experiment. Unknown measurements are None.
 
     The class is a named tuple because the proxy creates an exposure for every request. Creating a named tuple takes a
     third of the time of creating a frozen dataclass.

@@ -61,8 +61,8 @@ class ExperimentService:
         trusts_user_headers: Whether headers of chat applications name the unit of a request (see `units.unit_name`).
         stores_content: Whether the store keeps the texts of requests and replies, and of the other arms' replies that
             the judge compares.
-        max_stored_requests: The number of requests in no experiment that the store keeps. With 0, or without texts,
-            they are not recorded.
+        max_stored_requests: The number of requests in no experiment that the store keeps. With 0, or if
+            `stores_content` is false, requests in no experiment are not recorded.
     """
 
     recorder: Recorder
@@ -155,7 +155,7 @@ class ExperimentService:
         return None
 
     def note(self, assignment: Assignment, sample: Sample | None, request: RequestContext, reply: ReplyResult) -> None:
-        """Record a finished request: one exposure for each of its experiments, or one in no experiment.
+        """Record a finished request: one exposure for each of its experiments, or one without an experiment.
 
         A sampled request is passed to the judge.
 

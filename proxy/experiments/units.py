@@ -92,7 +92,8 @@ def opening_digest(conversation: Conversation) -> bytes:
 def conversation_digest(conversation: Conversation, opening: bytes, *, knows_user: bool) -> bytes | None:
     """Return a digest of all messages of a conversation; None if other people may have sent equal messages.
 
-    Many people ask the same first question. So without the user, a conversation is known only by an answer in it.
+    Many people ask the same first question. So if the request names no user, only a conversation that contains an
+    answer gets a digest.
 
     If the conversation is a single message with only a role and a text, which is the usual case, `opening` is returned.
     This saves the computation of a second digest.

@@ -19,7 +19,7 @@ from proxy.experiments.records import Allocation, UnitOutcomes
 
 MIN_WEIGHT: Final = 0.1
 """The minimum weight of an arm, as a fraction of an equal share. With two arms, each gets at least 5 % of the units."""
-_DRAWS: Final = 20_000
+_DRAWS: Final = 20_000  # random draws of each arm's true mean
 
 
 def decide_allocation(

@@ -13,7 +13,7 @@ from proxy.experiments.definition import Arm, Experiment
 
 MIN_LIFT_THAT_MATTERS: Final = 0.02
 """Two arms are alike if their means certainly differ by less than this fraction of the control's mean."""
-_MAX_DAYS: Final = 366.0  # nobody waits longer for a result
+_MAX_DAYS: Final = 366.0  # the advice names no longer time, because nobody waits that long for a result
 WAYS_TO_END: Final = (
     "restart the server without the experiment's file (if `--experiment` names a folder, remove the file from it and "
     "reload)"
@@ -64,10 +64,11 @@ def advice_for_few_units(
 
 
 def advice_when_undecided(one: Comparison, units: int, units_per_day: float | None) -> Advice:
-    """Return the advice for a comparison whose interval contains no difference.
+    """Return the advice for a comparison whose interval contains 0.
 
-    It names the number of units after which the experiment will most likely show a given difference: one of about the
-    size of the estimate, or else the smallest one that needs less than a year.
+    The advice names the number of units after which the experiment will most likely show a difference of a given size.
+    This size is the largest target that is not above the estimate, or else the smallest target. Targets that need more
+    than a year are not considered.
     """
     ahead = [target for target in one.targets if target.units > units]
     possible = [target for target in ahead if target.days is None or target.days < _MAX_DAYS]
@@ -131,7 +132,7 @@ def advice_when_better(one: Comparison, arm: Arm, *, has_breach: bool) -> Advice
 
 
 def _without_experiment(arm: Arm) -> str:
-    """Return a sentence on what gives all users the arm, once the experiment has ended."""
+    """Return a sentence that says how all users get the arm after the end of the experiment."""
     if arm.model:
         return f"Clients then name the model {arm.model}."
     if arm.bundle:
@@ -166,7 +167,7 @@ def advice_after_stop(given: Advice, experiment: Experiment) -> Advice:
 
 
 def advice_when_alike(one: Comparison) -> Advice:
-    """Return the advice for arms that certainly differ by less than matters."""
+    """Return the advice for an arm that certainly differs from the control by too little to matter."""
     return _choosing(f"The difference is smaller than {_threshold()} of {one.control}'s mean")
 
 

@@ -40,7 +40,7 @@ from proxy.experiments.automatic_metrics import unit_of
 from proxy.experiments.definition import Experiment, Guardrail, Metric
 from proxy.experiments.records import UnitOutcomes
 
-LEVEL: Final = 0.05
+LEVEL: Final = 0.05  # the significance level of the tests and of the intervals
 BURN_IN: Final = 100
 """The effective sample size that an arm and the control each need before their confidence sequence is reported.
 
@@ -52,8 +52,8 @@ MIN_VARIED_UNITS: Final = 30
 With fewer such units, as for a rare event, the estimate of the variance is too inaccurate.
 """
 _MIN_HISTORY_UNITS: Final = 100  # minimum number of units with a history, in arm and control together
-_TARGET_LIFTS: Final = (0.02, 0.05, 0.1, 0.2)
-_SERIES_POINTS: Final = 60
+_TARGET_LIFTS: Final = (0.02, 0.05, 0.1, 0.2)  # the report says how many units would show each of these lifts
+_SERIES_POINTS: Final = 60  # maximum number of times at which the report compares the arms
 _MAX_DAYS: Final = 36_500.0  # upper limit of the days of a target
 _MAX_UNITS: Final = 1e15  # upper limit of the units of a target
 _MAX_LOG_RATIO: Final = 690.0  # exp of this is finite
@@ -252,7 +252,10 @@ class Analysis(NamedTuple):
         return GuardrailResult(metric.name, arm, tolerance, harm.effect, at_least, guardrail.stop, breached)
 
     def series(self) -> tuple[Series, ...]:
-        """Compare arms with the control in the primary metric at up to _SERIES_POINTS times. The last has all units."""
+        """Compare arms with the control in the primary metric at up to _SERIES_POINTS times.
+
+        The comparison at the last time includes all units.
+        """
         counts = sorted({int(count) for count in np.linspace(0, len(self.samples), _SERIES_POINTS + 1)[1:]} - {0})
         past = [self._replace(samples=self.samples.first(count)) for count in counts]
         return tuple(Series(arm, tuple(analysis.point(arm) for analysis in past)) for arm in self.arms)

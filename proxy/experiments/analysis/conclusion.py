@@ -44,7 +44,7 @@ class Headline:
     """The difference between an arm and the control in one metric, as people read it.
 
     The numbers are rounded: the width of the interval decides how many digits make sense. The interval is valid for any
-    number of looks. It is None while the comparison is not ready.
+    number of looks. Its bounds are None while the comparison is not ready.
 
     Attributes:
         scale: The scale of the numbers.
@@ -53,8 +53,8 @@ class Headline:
         estimate: The estimated difference.
         low: Lower bound of the difference.
         high: Upper bound of the difference.
-        means: The two means in words, such as `96 % against 4 %`. Empty if they would contradict the difference,
-            because it is adjusted for history and they are not.
+        means: The two means in words, such as `96 % against 4 %`. Empty if they would contradict the estimate, which is
+            adjusted for history while the means are not.
         words: The estimate in words, such as `92 percentage points higher`.
         words_between: The interval in words. Empty without an interval.
         short: The estimate for a cell of a table, such as `+92 points`.

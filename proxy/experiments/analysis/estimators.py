@@ -20,8 +20,8 @@ import scipy  # not scipy.stats: it takes a second, and is imported when it is f
 from proxy.experiments.analysis.report import Interval
 from proxy.experiments.analysis.sequential import Floats, boundary, log_evidence, p_value
 
-POWER: Final = 0.8
-_MAX_GROWTH: Final = 1e12
+POWER: Final = 0.8  # the probability with which a detectable effect is found
+_MAX_GROWTH: Final = 1e12  # the largest factor that `growth_until` returns
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,9 +141,8 @@ class EffectEstimate:
 def estimate_difference(arm: Moments, control: Moments, planned: float) -> EffectEstimate | None:
     """Estimate arm mean minus control mean. Return None if a mean or the variance is unknown, or the variance is 0.
 
-    `planned` is the planned number of units of an experiment that has only these two arms, with equal weights. If it
-    has this number of units, the information fraction is 1. For other experiments, see
-    `analyze.planned_units_of_equal_arms`.
+    `planned` is the planned number of units of an experiment that has only these two arms, with equal weights. At this
+    number of units, the information fraction is 1. For other experiments, see `analyze.planned_units_of_equal_arms`.
     """
     if arm.mean is None or control.mean is None:
         return None

@@ -1,10 +1,10 @@
-"""Tells the difference between an arm and the control as people read it. It does not depend on arrays or SQL.
+"""Writes the difference between an arm and the control for people to read. It does not depend on arrays or SQL.
 
-The relative difference is told only if its interval is narrow: its two bounds, as ratios of the means, differ by a
-factor of at most _MAX_RATIO. A wider interval says that the control's mean may be close to 0, so that dividing by it
-says little: an increase of 2,312 % with an interval from 161 % to 22,199 % is one from 4 % to 96 %. With this factor,
-the control's mean is at least six of its standard errors away from 0, and the delta method is accurate.
-A share is always told in percentage points.
+A relative difference is written only if its interval is narrow: as ratios of the means, its two bounds differ by a
+factor of at most _MAX_RATIO. If the interval is wider, the control's mean may be close to 0, and a ratio to this mean
+says little. For example, shares of 96 % and 4 % can give an increase of 2,312 % with an interval from 161 % to
+22,199 %. If the interval is narrow, the control's mean is at least six of its standard errors away from 0, and the
+delta method is accurate. A difference between shares is always written in percentage points.
 """
 
 from typing import Final, NamedTuple
@@ -13,12 +13,12 @@ from proxy.experiments.analysis.conclusion import Headline, Scale
 from proxy.experiments.analysis.report import Comparison, Interval
 from proxy.experiments.analysis.rounding import SIGNIFICANT_SHARE, exponent_for, rounded, two_digits, written
 
-_MAX_RATIO: Final = 3.0
-_MANY: Final = 2.0  # a ratio of at least this, or of at most its inverse, is told as a multiple
+_MAX_RATIO: Final = 3.0  # of the bounds of an interval, as explained above
+_MANY: Final = 2.0  # a ratio of at least this, or of at most its inverse, is written as a multiple
 _FRACTIONS: Final = {2: "half", 3: "a third", 4: "a quarter", 5: "a fifth", 10: "a tenth"}
 _MAX_ERROR: Final = 0.1  # relative error of the words for a fraction
 _SMALLEST_FRACTION: Final = 0.01  # smaller ratios, and 0, are never near a fraction with a name
-_AMOUNTS: Final = {"seconds": "as long", "tokens": "as many"}
+_AMOUNTS: Final = {"seconds": "as long", "tokens": "as many"}  # the words after "2.5 times", by the unit
 _MAX_EXTRA_DIGITS: Final = 3  # digits that are added until two different means are written differently
 
 
@@ -38,7 +38,7 @@ def headline_of(one: Comparison) -> Headline | None:
 
 
 class _Told(NamedTuple):
-    """What a headline tells, before it is rounded.
+    """The numbers of a headline before they are rounded.
 
     Attributes:
         scale: The scale of the numbers.
@@ -71,6 +71,7 @@ class _Told(NamedTuple):
 
 
 def _scale(one: Comparison) -> Scale:
+    """Return the scale on which the difference is written."""
     lifts, differences = (one.lift_anytime, one.anytime) if one.ready else (one.lift_fixed, one.fixed)
     if one.unit == "share" or one.lift is None or lifts is None or differences is None:
         return "difference"
@@ -99,12 +100,12 @@ def _difference_headline(one: Comparison, difference: float) -> Headline:
 
 
 def _possible_points(interval: Interval | None) -> Interval | None:
-    """Convert an interval of a difference between shares to percentage points. No such difference is above 100."""
+    """Convert an interval of a difference between shares to percentage points, from -100 to 100."""
     return Interval(max(100 * interval.low, -100.0), min(100 * interval.high, 100.0)) if interval else None
 
 
 class _Words(NamedTuple):
-    """How a headline tells its numbers. `Headline` has the same attributes at its end."""
+    """The texts of a headline: the last five attributes of `Headline`."""
 
     words: str
     words_between: str
@@ -120,7 +121,7 @@ def _headline(one: Comparison, told: _Told, words: _Words) -> Headline:
 
 
 def _difference_words(told: _Told) -> _Words:
-    """Tell a difference that is 0 if the means are equal."""
+    """Return the texts for a difference, which is 0 if the means are equal."""
     exponent = told.exponent
     between, one_look = (
         _with_unit(_signed_range(each, exponent), told.short_unit) if each else ""
@@ -169,7 +170,10 @@ def _signed_range(interval: Interval, exponent: int) -> str:
 
 
 def _times_words(told: _Told, amount: str) -> _Words:
-    """Tell a ratio of the means, which is 1 if they are equal. `amount` is what is multiplied, such as "as long"."""
+    """Return the texts for a ratio of the means, which is 1 if they are equal.
+
+    `amount` is the text after the ratio, such as "as long" in "2.5 times as long".
+    """
     exponent = told.exponent
     between, one_look = (
         [written(each.low, exponent), written(each.high, exponent)] if each else []
@@ -195,9 +199,9 @@ def _multiple(ratio: float, amount: str) -> str:
 def _means(one: Comparison, scale: Scale) -> str:
     """Write the two means with the digits that the interval of their difference supports.
 
-    More digits are added while the written means are equal, or if the difference is told as such, while they do not
-    differ by the written difference. The text is empty if the means differ in the other direction than the difference,
-    which is adjusted for history.
+    Up to _MAX_EXTRA_DIGITS digits are added until the written means differ. If the headline gives a difference and not
+    a ratio, the written means must also differ by the written difference. The text is empty if the means differ in the
+    opposite direction to the difference, which is adjusted for history.
     """
     arm, control, difference = one.arm_mean.mean, one.control_mean.mean, one.difference
     if arm is None or control is None or difference is None or (arm - control) * difference < 0:
@@ -214,7 +218,11 @@ def _means(one: Comparison, scale: Scale) -> str:
 
 
 def _means_agree(arm: float, control: float, exponent: int, step: int | None) -> bool:
-    """Return whether means rounded to 10**exponent differ, and, if there is a step, by the difference rounded to it."""
+    """Return whether two means can be written as multiples of 10**exponent.
+
+    Equal means always can. Other means must differ after they were rounded. If `step` is given, the rounded means must
+    also differ by the true difference, rounded to a multiple of 10**step.
+    """
     difference = round(rounded(arm, exponent) - rounded(control, exponent), 1 - exponent)
     is_right = step is None or written(difference, step) == written(arm - control, step)
     return arm == control or (difference != 0 and is_right)

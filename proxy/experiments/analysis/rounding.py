@@ -3,11 +3,11 @@
 import math
 from typing import Final
 
-_STEPS_OF_A_WIDTH: Final = 5  # an interval is at least this many steps wide, and less than 10 times as many
+_STEPS_OF_A_WIDTH: Final = 5  # an interval is at least this many steps wide, and less than 10 times this many
 _NEGLIGIBLE: Final = 3  # a number below the step divided by 10 to this power counts as 0
-_MAX_DIGITS: Final = 3  # one more for a number that is rounded up to a power of ten
-_MIN_EXPONENT: Final = -6  # finer steps are written in scientific notation
-SIGNIFICANT_SHARE: Final = 0.5  # without an interval, numbers are rounded as if it were this fraction of the estimate
+_MAX_DIGITS: Final = 3  # of the largest number; one more if it is rounded up to a power of ten
+_MIN_EXPONENT: Final = -6  # numbers with finer steps are written in scientific notation
+SIGNIFICANT_SHARE: Final = 0.5  # without an interval, this fraction of the estimate stands for its width
 
 
 def exponent_for(width: float, largest: float = 0.0) -> int:

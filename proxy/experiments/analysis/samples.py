@@ -15,7 +15,7 @@ from proxy.experiments.automatic_metrics import MAX_VALUE
 from proxy.experiments.definition import MIN_PROPENSITY
 from proxy.experiments.records import SumAndCount, UnitOutcomes
 
-SAMPLE_RATIO_LEVEL: Final = 0.01
+SAMPLE_RATIO_LEVEL: Final = 0.01  # a p-value below this level blocks the verdict
 MIN_MAGNITUDE: Final = 1e-12  # a smaller mean of a unit counts as 0: its inverse square would be larger than any float
 _MIN_RATE_SPAN: Final = 60.0  # minimum seconds between the first and the last unit for a rate
 _DAY: Final = 86_400.0  # seconds

@@ -12,7 +12,7 @@ from proxy.experiments.definition import Experiment
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What a verdict follows from.
+    """The values from which a verdict is built.
 
     Attributes:
         experiment: The experiment.
@@ -23,7 +23,7 @@ class Evidence:
         guardrails: The results of the guardrails. A breach that does not stop the experiment adds a warning.
         level: Significance level.
         burn_in: Effective sample size that each arm needs for a comparison to be ready.
-        stopped: Whether the experiment was stopped. Its advice is then for a stopped experiment.
+        stopped: Whether the experiment was stopped. The advice is then for a stopped experiment.
     """
 
     experiment: Experiment
@@ -53,8 +53,8 @@ def verdict_of(evidence: Evidence) -> Verdict:
     4. No comparison of the primary metric is ready: waiting.
     5. The adjusted anytime-valid p-value of an arm in the primary metric is at most `level`: better or worse. If this
        holds for several arms, the verdict is about the best of them.
-    6. All arms certainly differ from the control by less than matters (`advice.MIN_LIFT_THAT_MATTERS`): alike.
-    7. Otherwise: undecided.
+    6. All arms certainly differ from the control by too little to matter (`advice.MIN_LIFT_THAT_MATTERS`): alike. 7.
+    Otherwise: undecided.
     """
     found = _running_verdict(evidence)
     if not evidence.stopped:

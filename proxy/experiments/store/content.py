@@ -20,9 +20,9 @@ def storable_text(data: bytes | bytearray) -> str:
 
 
 def storable_reply(reply: bytes | bytearray) -> str:
-    """Return the body of a reply as text. A stream of more than 64 KiB becomes one JSON object with its text.
+    """Return the body of a reply as text. A stream of more than 64 KiB becomes one JSON object with the same text.
 
-    Of a longer body, or of a long stream that is not complete, only the first 64 KiB are kept.
+    Of any other body, and of a long stream that is not complete, only the first 64 KiB are kept.
     """
     is_long_stream = len(reply) > MAX_CONTENT_BYTES and not reply.lstrip().startswith(b"{")
     return storable_text((is_long_stream and _joined_stream(bytes(reply))) or reply)

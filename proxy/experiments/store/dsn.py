@@ -61,7 +61,7 @@ class StoreDsn:
     Attributes:
         name: The DSN without user and password, for messages.
         connect: Function that opens a connection.
-        types: SQL names of types in this database. The keys are the placeholders in `schema` that they replace.
+        types: SQL names of types in this database. The keys are the placeholders in `schema` that these names replace.
     """
 
     name: str

@@ -2,8 +2,8 @@
 
 The result has the feedback by arm and example set, and the questions whose answers users disliked.
 
-Only the latest requests are read (MAX_REQUESTS), through the index of an experiment's times, so the queries take the
-same time in a store of any size. Texts are read for at most MAX_WORST requests, and only where content was logged.
+Only the latest MAX_REQUESTS requests are read. An index by experiment and time finds them, so the queries take the same
+time in a store of any size. Texts are read for at most MAX_WORST requests, and only if texts were stored.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,13 +18,14 @@ from proxy.experiments.store.dsn import Session
 from proxy.experiments.store.schema import EXPOSURES
 
 MAX_REQUESTS: Final = 20_000
-_MAX_GROUPS: Final = 200
+_MAX_GROUPS: Final = 200  # pairs of an arm and an example set
 MAX_WORST: Final = 40
 _MAX_TEXT: Final = 600  # characters of a question, an answer or a comment that are shown
 _MAX_COMMENTS: Final = 3  # of one question
 
-# The common table expression `rated` has the latest requests of an experiment, with the later one of the values that
-# name the request by its request id and by its completion id.
+# The common table expression `named` has the latest requests of an experiment, each with the value of its feedback.
+# Feedback names a request by its request id or by its completion id. If there is feedback under both ids, the later
+# value is used.
 _RATED: Final = f"""
     WITH recent AS (
         SELECT id, arm, {{example_set}} AS example_set, request_id, completion_id, time FROM exposures
@@ -105,7 +106,7 @@ class FeedbackSummary:
         requests: Number of requests that were read.
         is_cut: Whether the experiment has older requests that were not read.
         rated: Number of these requests with a value of the metric.
-        logged: Number of rated requests whose texts were logged.
+        logged: Number of rated requests whose texts were stored.
         groups: The feedback by arm and example set, the group with the most requests first.
         worst: The questions with the worst feedback, the worst first.
     """

@@ -12,7 +12,7 @@ from proxy.experiments.automatic_metrics import AUTOMATIC_METRICS, JUDGED_BETTER
 from proxy.experiments.definition import MIN_PROPENSITY
 from proxy.experiments.records import NO_EXPERIMENT
 
-FORMAT: Final = "1"
+FORMAT: Final = "1"  # the version of the tables, which is saved in the store
 EXPOSURES: Final = "exposures"
 JUDGEMENTS: Final = "judgements"
 _OTHER_REPLY: Final = "other_reply"
@@ -57,7 +57,7 @@ def add_missing_columns(exposures: Collection[str], judgements: Collection[str])
 
     Args:
         exposures: The names of the columns that the table of exposures already has.
-        judgements: The same for the table of judgements.
+        judgements: The names of the columns that the table of judgements already has.
     """
     other_reply = [] if _OTHER_REPLY in judgements else [f"ALTER TABLE {JUDGEMENTS} ADD COLUMN {_OTHER_REPLY} TEXT"]
     example_set = [] if _EXAMPLE_SET in exposures else [f"ALTER TABLE {EXPOSURES} ADD COLUMN {_EXAMPLE_SET} TEXT"]
@@ -118,8 +118,8 @@ _MEASUREMENTS: Final = ",\n".join(
 _SUMS: Final = ", ".join(f"SUM({name}), COUNT({name})" for name in MEASURED_METRICS)
 
 # The common table expression `members` has one row for each unit of the experiment: the arm, the propensity and the
-# time of the unit's first request in the experiment. Requests whose arm was forced (override), and requests before the
-# experiment's start, do not count as the first request.
+# time of the unit's first request in the experiment. Requests in which the client named a variant (override), and
+# requests before the experiment's start, do not count as the first request.
 _MEMBERS: Final = f"""
     ranked AS (
         SELECT unit, arm, propensity, time,
@@ -127,8 +127,8 @@ _MEMBERS: Final = f"""
         FROM exposures AS e WHERE experiment = ? AND arm <> '' AND override = 0 AND {_IS_POSSIBLE}),
     members AS (SELECT unit, arm, propensity, time AS first_seen FROM ranked WHERE ordinal = 1)"""  # noqa: S608
 
-# The temporary table `requests` contains, for each unit in `members`, the requests in the experiment that the unit's
-# arm served (is_history = 0), and the requests before `first_seen` in any experiment (is_history = 1).
+# The common table expression `requests` contains, for each unit in `members`, the requests in the experiment that the
+# unit's arm served (is_history = 0), and the requests before `first_seen` in any experiment (is_history = 1).
 _REQUESTS: Final = f"""{_MEMBERS},
     requests AS (
         SELECT e.id, e.request_id, e.completion_id, e.unit, m.first_seen, m.arm AS unit_arm, m.propensity AS share,
@@ -166,8 +166,8 @@ SELECT_RATING_SUMS: Final = f"""WITH {_REQUESTS},
 
 SELECT_UNITS_BY_ARM: Final = f"WITH {_MEMBERS} SELECT arm, COUNT(*) FROM members GROUP BY arm ORDER BY arm"  # noqa: S608
 
-# The queries COUNT_IMPOSSIBLE count the rows of an experiment that the statistics leave out. Each `?` stands for the
-# experiment's name.
+# The queries COUNT_IMPOSSIBLE_EXPOSURES and COUNT_IMPOSSIBLE_RATINGS count the rows of an experiment that the
+# statistics leave out. Each `?` stands for the experiment's name.
 BOUNDED_METRICS: Final = tuple(metric.name for metric in _METRICS_WITH_COLUMN)
 _IMPOSSIBLE_COUNTS: Final = ", ".join(
     f"SUM(CASE WHEN e.{metric.name} IS NULL OR e.{metric.name} BETWEEN 0 AND {metric.maximum:.0f} THEN 0 ELSE 1 END)"
@@ -192,8 +192,7 @@ def select_exported_exposures(existing: Collection[str]) -> str:
     """Return the query of an experiment's exposures, with NULL for each column that the table does not have.
 
     A table that an earlier version created lacks the columns of metrics that were added later. The export does not add
-    them, because it only reads.
-    `existing` contains the names of the columns that the table has.
+    them, because it only reads. `existing` contains the names of the columns that the table has.
     """
     columns = ", ".join(f"e.{name}" if name in existing else "NULL" for name in EXPOSURE_COLUMNS)
     return f"""
@@ -238,8 +237,9 @@ DELETE_OLD: Final = tuple(
     )
 )
 
-# The requests in no experiment beyond the latest ones, which are kept. SELECT_SURPLUS gives the time of the newest of
-# them. The exposures are deleted last, because the other statements find their rows through them.
+# The surplus is all requests in no experiment except the latest ones, which are kept. SELECT_SURPLUS gives the time of
+# the newest request of the surplus. The exposures are deleted last, because the other statements find their rows
+# through the exposures.
 SELECT_SURPLUS: Final = (
     f"SELECT time FROM exposures WHERE experiment = '{NO_EXPERIMENT}' ORDER BY time DESC LIMIT 1 OFFSET ?"  # noqa: S608
 )

@@ -15,7 +15,7 @@ from typing import Any, Final
 from proxy.core.errors import StoreError, StoreRefusedError
 
 TYPES: Final[Mapping[str, str]] = {"real": "REAL", "bytes": "BLOB"}
-_MAX_VALUES: Final = 999  # number of values in one statement that every build of SQLite accepts
+_MAX_VALUES: Final = 999  # the most values in one statement that every build of SQLite accepts
 _LOCK_TIMEOUT: Final = 2.0  # seconds to wait while another process locks the file
 _ROW_ERRORS: Final = (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.InterfaceError, OverflowError)
 
@@ -111,7 +111,7 @@ def _store_errors(path: Path) -> Iterator[None]:
 def _identity(path: Path) -> tuple[int, int]:
     """Return the device and inode of the file at the path.
 
-    They change if another file takes the place of the file. Writes to the old file would be lost without an error.
+    These numbers change if another file takes its place. Writes to the old file would then be lost without an error.
     """
     status = os.stat(path)  # noqa: PTH116 - faster than Path.stat, and called for every batch
     return status.st_dev, status.st_ino

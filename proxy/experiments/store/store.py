@@ -47,7 +47,7 @@ _CONVERSATION_BYTES: Final = 8  # short, since a conversation is only compared w
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """The rows that one transaction writes. For each content, the batch must contain the exposure."""
+    """The rows that one transaction writes. For each content, the batch must also contain its exposure."""
 
     exposures: Sequence[Exposure] = ()
     contents: Sequence[Content] = ()
