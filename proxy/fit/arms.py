@@ -67,7 +67,7 @@ class Arms:
 
     @property
     def baseline_is_bundle(self) -> bool:
-        """Whether the baseline is another bundle."""
+        """Whether the baseline is a bundle, and not `raw` or `raw-matched`."""
         return self.baseline.variant == ALIGNED
 
 
@@ -77,7 +77,8 @@ def models_of(flags: Sequence[BundleFlag], settings: InjectionSettings, root: Pa
     Args:
         flags: The bundles that the user named.
         settings: The settings of bundles, with the allowed embedders.
-        root: The folder with the bundles of drpo. If `default` is one of the bundles, the models are all of theirs.
+        root: The folder with the bundles of drpo. If the user named `default`, the result contains the models of all
+            these bundles.
 
     Raises:
         BundleError: A manifest cannot be read or is invalid.
@@ -93,7 +94,8 @@ def choose_model(flags: Sequence[BundleFlag], made_for: Sequence[str], models: C
     """Return the model to measure.
 
     It is the model that the flags name (MODEL=DIR). If they name none, it is the model that the bundles were made for.
-    If no backend lists that model, and the backends list exactly one model, return this one.
+    If no backend lists this model, it is the listed model that is the same model by its name, or else the only listed
+    model.
 
     Args:
         flags: The bundles that the user named.
@@ -141,7 +143,7 @@ def make_arms(bundles: Sequence[BundleArgument], baseline: str, baseline_bundle:
     """Make the arms of a run.
 
     Args:
-        bundles: The bundles that the run is about.
+        bundles: The bundles to measure.
         baseline: `raw`, `raw-matched`, or the argument of the baseline bundle.
         baseline_bundle: The baseline bundle; None if the baseline is `raw` or `raw-matched`.
     """
@@ -157,8 +159,10 @@ def make_arms(bundles: Sequence[BundleArgument], baseline: str, baseline_bundle:
 
 
 def _unique_names(bundles: Sequence[BundleArgument]) -> list[str]:
-    """Return a name for each bundle: the name in its manifest. Names that would be equal get the id of their bundle,
-    and a number if they are still equal."""
+    """Return a name for each bundle: the name in its manifest.
+
+    If two names are equal, the id of its bundle is added to every name. Names that are still equal get a number, too.
+    """
     names = [bundle.served.bundle.manifest.name for bundle in bundles]
     if len(set(names)) < len(names):
         names = [f"{name} {bundle.served.id}" for name, bundle in zip(names, bundles, strict=True)]

@@ -86,7 +86,7 @@ class Client:
         salts: The `cache_salt` of each arm, by its name; empty if the server does not know this field. Arms with
             different salts do not find each other's prompts in the prefix cache.
         pauses: Seconds before each further attempt to ask a question.
-        limit_field: The name of the length limit that the server accepts.
+        limit_field: The name of the field for the length limit that the server accepts.
         is_answering: Whether the last question ended with an answer or a refusal (such as status 400), and not with a
             temporary failure. While it is False, a failed request is tried again only after status 429.
     """

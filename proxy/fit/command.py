@@ -41,16 +41,16 @@ _EXIT_STATUSES: Final = """\
 exit status: 0 no bundle harms; 3 a bundle harms; 1 an error, such as a backend that does not answer; 2 a wrong flag;
 130 SIGINT ended the run early; 143 SIGTERM ended it early
 """
-_SHOWN_GROUPS: Final = ("backends", "injection")
+_SHOWN_GROUPS: Final = ("backends", "injection")  # groups of settings whose flags the help shows
 _DEFAULT_CONCURRENCY: Final = 4
 _MAX_CONCURRENCY: Final = 128  # half of the requests that the proxy serves at once
 _HARMS_STATUS: Final = 3
-_SIGNAL_STATUS: Final = 128
+_SIGNAL_STATUS: Final = 128  # plus the number of the signal
 
 
 @dataclass(frozen=True, slots=True)
 class _Output:
-    """What happens to the result.
+    """The form of the result, and the file for the answers.
 
     Attributes:
         as_json: Whether the result is printed as JSON.
@@ -153,7 +153,7 @@ def _hidden_settings() -> frozenset[str]:
 
 
 def _write_answers(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
-    """Write the lines as JSON. Before the run, it is called without lines, so that a wrong path is found early."""
+    """Write the lines as JSON. A call before the run, without lines, finds a wrong path early."""
     try:
         with path.open("wb") as file:
             for line in lines:

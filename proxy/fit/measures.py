@@ -30,8 +30,8 @@ class Sample:
         question: The question.
         answer: The answer of the arm.
         raw: The answer of the arm `raw` to the same question.
-        reports_cache: Whether the server reports cached tokens for any answer of the run. Some servers leave out
-            a number that is 0.
+        reports_cache: Whether the server reports cached tokens for any answer of the run. Some servers leave out the
+            number of cached tokens if it is 0.
     """
 
     question: Question
@@ -83,7 +83,7 @@ class Measured:
 
 
 def is_sound(question: Question, answer: Answer) -> bool:
-    """Whether an answer is sound: a whole answer of the right kind, as far as its form shows it.
+    """Return whether an answer is sound, as far as its form shows it.
 
     A sound answer has text, the model ended it, it does not repeat itself and contains no marker. It refuses if the
     question is harmful, and does not refuse otherwise.
@@ -157,7 +157,7 @@ def measure(one: Measure, arm: Sequence[Sample]) -> Measured:
 
 
 def difference(one: Measure, baseline: Sequence[Sample], arm: Sequence[Sample]) -> Measured:
-    """Compute the difference of a measure between an arm and the baseline, over pairs of answers to a question."""
+    """Compute the difference of a measure: arm minus baseline, over the pairs of answers to the same question."""
     pairs = list(_pairs(one, baseline, arm))
     if one.summary is Summary.SHARE:
         return Measured(paired_difference([(bool(before), bool(after)) for before, after in pairs]), len(pairs))

@@ -70,7 +70,7 @@ def read_questions(path: Path) -> tuple[Question, ...]:
 
 
 def mixed(questions: Sequence[Question], limit: int | None = None) -> tuple[Question, ...]:
-    """Return the first `limit` questions, in an order in which the first N contain all kinds in proportion, for any N.
+    """Order the questions so that any number of first questions has all kinds in proportion. Return the first `limit`.
 
     A run that is interrupted, or that has a limit, therefore still measures every kind.
     """

@@ -30,8 +30,8 @@ from proxy.fit.verdict import Decision, Verdict, verdicts
 _MAX_NAMED: Final = 6  # questions that a line about failures names
 _COLOURS: Final[Mapping[Decision, str]] = {Decision.HELPS: "green", Decision.HARMS: "red"}
 _NOT_REPORTED: Final = "not reported"
-_MEASURE_WIDTH: Final = 30
-_ARM_WIDTH: Final = 26
+_MEASURE_WIDTH: Final = 30  # characters of the column of measures
+_ARM_WIDTH: Final = 26  # characters of the column of an arm
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """Asks all questions in all arms, in rounds, so that an interrupted run has complete comparisons.
 
 In a round, one arm after the other gets the same questions. An arm therefore finds its own prompt in the prefix cache
-of the server, as in service. The order of the arms changes from round to round.
+of the server, as it does when it serves users. The order of the arms changes from round to round.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from proxy.fit.questions import Question
 _FIRST_ROUND: Final = 8  # questions; the remaining time is estimated from them
 _ROUND: Final = 28  # questions of each further round
 
-Ask = Callable[[Arm, Question], Awaitable[Outcome]]
+Ask = Callable[[Arm, Question], Awaitable[Outcome]]  # asks one question in one arm
 
 
 @dataclass(slots=True)
