@@ -42,8 +42,8 @@ class PromptSize:
         marks: An upper bound of the tokens of the marks that separate messages.
         bound: An upper bound of all tokens of the prompt.
         reserved: The number of tokens that the choice of examples has kept free for the answer.
-        count: Counts the prompt.
-        count_raw: Counts the prompt without what the proxy added.
+        count: Counts the tokens of the prompt.
+        count_raw: Counts the tokens of the prompt without the parts that the proxy added.
     """
 
     injected: int
@@ -56,7 +56,8 @@ class PromptSize:
     async def total(self) -> int | None:
         """Return the exact number of tokens; None if the backend cannot count.
 
-        A count of less than half of the injected tokens is not used either, because it cannot be the whole prompt.
+        The result is also None if the count is less than half of the injected tokens, because it then misses a part of
+        the prompt.
         """
         total = await self.count()
         return None if total is None or total < self.injected // 2 else total

@@ -21,7 +21,7 @@ COMPLETIONS: Final = "/v1/completions"
 RESPONSES: Final = "/v1/responses"
 JSON_TYPE: Final = "application/json"
 _MAX_TOKENS_FIELDS: Final = ("max_tokens", "max_completion_tokens", "max_output_tokens")
-_BYTES_PER_TOKEN: Final = 4
+_BYTES_PER_TOKEN: Final = 4  # an estimate for the body of a request
 _MAX_ESTIMATE: Final = 2**31 - 1  # tokens; a client may ask for a number that is too large for a float
 
 

@@ -57,7 +57,7 @@ from proxy.openai.stop_strings import StopRules, split_stop_strings
 _MAX_CACHED_RULES: Final = 128
 _MAX_CACHED_SHAPES: Final = 128
 _cached_shape: Final = lru_cache(maxsize=_MAX_CACHED_SHAPES)(ChatShape)
-_COMPLETION_ONLY: Final = ("echo", "suffix", "prompt_logprobs")
+_COMPLETION_ONLY: Final = ("echo", "suffix", "prompt_logprobs")  # not allowed with the variant `aligned`
 
 
 class _InjectedText(NamedTuple):
@@ -226,7 +226,7 @@ class Planner:
         return _InjectedText(limited, injection, cut_at, prompt.has_leading_gap and asked.opens_answer, lowered)
 
     async def _sampled_completion(self, body: Json, setting: Setting, served: ServedBundle) -> JsonDict:
-        """Return a text completion request with the bundle's sampling, whose answer fits into the context."""
+        """Return the body of a text completion with the bundle's sampling. The bundle's max_tokens is made to fit."""
         sent, prompt = with_sampling(body, served), body.get("prompt")
         if "max_tokens" in sent and asked_limit(body) is None and isinstance(prompt, str):
             limit = await self._injector.max_tokens(prompt, 0, prompt, setting.model, served)

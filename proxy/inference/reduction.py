@@ -78,7 +78,7 @@ def continues(body: Json, *, is_answer: bool, is_blank: bool) -> bool:
     """Return whether the model must continue the last message, instead of writing a new one.
 
     By default, the model continues an assistant message that is not empty. The fields `continue_final_message` and
-    `add_generation_prompt` have the same meaning as in vLLM: they take precedence over the default.
+    `add_generation_prompt` have the same meaning as in vLLM. They take precedence over the default.
 
     Args:
         body: The body of the request.

@@ -128,7 +128,7 @@ class Client:
             self._progress.first_byte = perf_counter()
 
     def _is_free(self, size: int) -> bool:
-        """Whether a write of `size` bytes does not wait: the connection's buffer is empty and has room for them."""
+        """Return whether a write of `size` bytes ends at once: the connection's buffer is empty and has enough room."""
         transport = self._request.transport
         return size <= _MAX_UNTIMED_BYTES and transport is not None and transport.get_write_buffer_size() == 0
 

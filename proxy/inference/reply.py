@@ -1,8 +1,8 @@
 """Sends the backend's reply to the client. If the plan says so, it first converts the reply to the client's API.
 
 The module handles streams and replies that are not streams. A reply of a backend is untrusted: it may have any status,
-media type and JSON shape. Whatever it is, the proxy sends either a valid answer or an error in OpenAI's format. The
-module does not depend on how a plan is made.
+media type and JSON shape. In any case, the proxy sends either a valid answer or an error in OpenAI's format. The module
+does not depend on how a plan is made.
 """
 
 from collections.abc import Mapping
@@ -31,7 +31,8 @@ from proxy.openai.responses import ResponseShape, response_object
 from proxy.openai.stop_strings import cut_completion
 
 _STREAM_TYPE: Final = "text/event-stream"
-_GENERATING: Final = (CHAT, COMPLETIONS, RESPONSES)
+_GENERATING: Final = (CHAT, COMPLETIONS, RESPONSES)  # the paths at which a model generates text
+# A relayed reply with one of these media types, or without a media type, must be JSON. A web page is an error.
 _JSON_OR_PAGE: Final = ("", "text/html", "application/xhtml+xml", "application/xml", "text/xml")
 _PATIENCE: Final = 0.5  # seconds to wait for the end of a backend's stream after its last event
 

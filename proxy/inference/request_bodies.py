@@ -17,7 +17,8 @@ from proxy.openai.conversation import Conversation, read_chat
 from proxy.openai.json_fields import text_field
 
 # Some chat templates render the last assistant message in another way than earlier ones. In a client's request, a user
-# message follows the examples. Here, this short message follows them, so that they are rendered in the same way.
+# message follows the examples. In a PrefixRequest, this short message follows them, so that they are rendered in the
+# same way.
 _SHORT_CHAT: Final = read_chat({"messages": [{"role": "user", "content": "Hello"}]})
 
 

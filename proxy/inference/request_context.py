@@ -17,7 +17,7 @@ class RequestContext(NamedTuple):
         route: The path of the endpoint.
         client: The name of the client's API key; None if no keys are required.
         trace: The span of the request; None if traces are not exported.
-        body: The client's body. It is empty if the server does not log contents, or if the body is a form.
+        body: The client's body. It is empty if neither the log nor the store keeps the body, or if the body is a form.
         plan: The plan of the request; None if the request failed before its plan was made.
     """
 

@@ -24,7 +24,7 @@ from proxy.openai.stop_strings import StopCutter
 
 _NULL_USAGE: Final = re.compile(rb',\s*"usage"\s*:\s*null')
 _RESPONSE_ENDS: Final = frozenset({"response.completed", "response.incomplete", "response.failed"})
-_LAST_EVENTS: Final = frozenset({"transcript.text.done", "speech.audio.done"})
+_LAST_EVENTS: Final = frozenset({"transcript.text.done", "speech.audio.done"})  # of audio endpoints
 
 
 def stream_format(plan: Plan, progress: ReplyProgress) -> StreamFormat:

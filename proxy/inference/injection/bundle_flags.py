@@ -25,7 +25,7 @@ class BundleFlag:
 
     Attributes:
         text: The value, such as `default` or `MODEL=DIR`.
-        model: The model that it names; None if it names none.
+        model: The model that the value names; None if it names none.
         directory: The directory of the bundle; None if the bundle is chosen by the name of the model (`default`).
     """
 
@@ -105,7 +105,7 @@ def check_directory(directory: Path, allowed: Sequence[str]) -> Manifest:
 
 
 def flag_for_listed(texts: Sequence[str], model: str, listed: Sequence[str], root: Path = SHIPPED) -> str:
-    """Return the flag that gives the bundle of a model that no backend lists to a listed model, as a shell reads it.
+    """Return the flag --bundle that gives an unlisted model's bundle to a listed model, quoted for a shell.
 
     Args:
         texts: The values of --bundle.

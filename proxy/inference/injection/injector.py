@@ -41,7 +41,7 @@ class _AllowedExamples:
     """The examples that the bundle's limit (max_injected_tokens) allows. The context of the model may allow fewer.
 
     Attributes:
-        costs: The tokens of the bundle's prompt, and of each example by its id. Every selected example is included.
+        costs: The numbers of tokens of the bundle's prompt and of its examples. Every selected example is included.
         selection: The selected examples: all pinned examples, and the retrieved examples that the limits allow.
         injection: The injection that contains exactly these examples.
         retrieved: The result of retrieval from which the examples were selected.

@@ -46,7 +46,8 @@ class ModelBundles:
         default_models: The models for which drpo chooses the bundle.
         has_default: Whether drpo chooses the bundle of each listed model that no other flag is for.
         library: All bundles of drpo, the general one first. Empty if drpo has nothing to choose.
-        shipped: Those of them that it may choose, by their names: the general one, and those that are better.
+        shipped: The loaded bundles of `library` that drpo may choose, by name: the general bundle, and the bundles that
+            are better than it.
     """
 
     named: Mapping[str, ServedBundle] = field(default_factory=lambda: MappingProxyType({}))
@@ -70,7 +71,7 @@ class ModelBundles:
             models: The models that backends list, by id.
         """
         listed = tuple(models.values())
-        if listed != self._models:  # requests call this function, so that the choice must not be made for each of them
+        if listed != self._models:  # every request calls this method, so the choice is kept until the list changes
             self._chosen, self._models = self._choose(models), listed
         return self._chosen
 
@@ -89,7 +90,10 @@ class ModelBundles:
     def _for_manifest(
         self, served: ServedBundle, models: Mapping[str, Model]
     ) -> Iterable[tuple[str, tuple[ServedBundle, str]]]:
-        """Yield the listed models that have the name in the manifest. If there are none, yield this name."""
+        """Yield the listed models that the bundle was made for, each with the bundle and the reason.
+
+        If there are none, yield the name in the manifest instead.
+        """
         made_for = served.bundle.manifest.model
         exact = {other.bundle.manifest.model for other in self.unnamed}
         names = [name for name in models if name == made_for or (name not in exact and is_same_model(name, made_for))]

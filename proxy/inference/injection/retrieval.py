@@ -167,7 +167,7 @@ class Retrieval:
     def _next_batch(self) -> list[PendingQuery]:
         """Take the queries with the earliest deadlines off the queue, and return them.
 
-        Each one gets those vectors that the cache has.
+        Each query gets the vectors of those of its passages that are cached.
         """
         self._waiting.sort(key=lambda pending: pending.deadline)
         batch, self._waiting = self._waiting[:_MAX_BATCH], self._waiting[_MAX_BATCH:]
@@ -204,6 +204,6 @@ def _choose(search: BundleSearch, vectors: Sequence[Vectors]) -> Retrieved | Non
 
 
 def _digest(passages: tuple[str, ...]) -> bytes:
-    """Return a hash of a query's passages and their number. So one passage of two lines differs from two passages."""
+    """Return a hash of a query's passages and of their number, so that one passage of two lines differs from two."""
     text = "\n".join((str(len(passages)), *passages))
     return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()

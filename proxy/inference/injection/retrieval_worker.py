@@ -96,9 +96,9 @@ def _process_calls(calls: Sequence[Sequence[PendingQuery]], deliver: Deliver) ->
     """Process the calls of one embedder, and deliver the results.
 
     The first result is delivered at once. Later results wait for each other for at most 50 ms, unless a deadline is
-    near. A result does not wait for the next call either if that call would end too late, supposing that it takes as
-    long as the call before it. Delivering several results at once takes the event loop about half as much CPU time.
-    The reason is that after each switch between threads, the processor's caches are full of the network's weights.
+    near. A result also does not wait if the next call would end too late. This call is assumed to take as long as the
+    last one. Delivering several results at once takes about half as much CPU time of the event loop: after each switch
+    between threads, the processor's caches contain the weights of the embedder instead of the event loop's data.
     """
     found: list[FoundResult] = []
     due, now = -math.inf, monotonic()

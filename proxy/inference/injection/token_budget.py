@@ -34,7 +34,8 @@ def room_for_injection(context: int, client_tokens: int, answer_tokens: int) -> 
 def room_for_essentials(context: int, client_tokens: int, answer_tokens: int) -> int:
     """Return how many tokens the context leaves for system prompt and pinned refusals. The number may be negative.
 
-    They may use more of the context than other examples, because a model without them is less safe.
+    The prompt and the pinned refusals may use more of the context than other examples, because a model without them is
+    less safe.
 
     Args:
         context: The length of the model's context, in tokens.

@@ -18,7 +18,7 @@ from proxy.inference.injection.served_bundles import ServedBundle
 _MAX_CONCURRENT_COUNTS: Final = 8
 _MAX_CACHED_BUNDLES: Final = 256  # pairs of a bundle and a model; the least recently used pair is evicted
 _MAX_COUNTED_AHEAD: Final = 5_000  # examples; in a larger bank, an example is counted when it is first retrieved
-_MAX_CACHED_EXAMPLES: Final = 50_000
+_MAX_CACHED_EXAMPLES: Final = 50_000  # examples of larger banks whose costs are cached
 _RECOUNT_AFTER: Final = 30.0  # seconds from an estimate until the tokens are counted again
 
 
@@ -78,7 +78,7 @@ class TokenCosts:
     async def including(self, served: ServedBundle, model: Model, hits: Sequence[Hit]) -> BundleCosts:
         """Return the costs that the method `of` returns, with the costs of all `hits`.
 
-        The costs of some hits are missing there only if the bank has more than 5,000 examples.
+        The method `of` leaves out the costs of some hits only if the bank has more than 5,000 examples.
         """
         costs = await self.of(served, model)
         missing = [hit.example for hit in hits if hit.example.id not in costs.examples]
