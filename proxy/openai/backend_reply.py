@@ -13,7 +13,7 @@ from proxy.core.errors import BackendProtocolError
 from proxy.core.json_types import BYTE_ORDER_MARK, JsonDict, repaired_json
 
 _STREAM_STARTS: Final = (b"data:", b"event:", b"id:", b"retry:", b"error:", b":")
-_NO_REASONS: Final = frozenset({"", "null", "none"})
+_NO_REASONS: Final = frozenset({"", "null", "none"})  # finish reasons of choices that have not finished
 _CHUNK_FIELDS: Final = frozenset({"id", "object", "created", "model", "choices"})
 
 ChoiceForm = Literal["message", "delta", "text"]
@@ -77,7 +77,7 @@ def encode_reply(payload: Mapping[str, Any]) -> bytes:
 
 
 def is_extension(payload: Mapping[str, Any]) -> bool:
-    """Return whether an event has fields, but none of a chunk. Some servers send such events beside the answer."""
+    """Return whether an event has fields, but no field of a chunk. Some servers send such events beside the answer."""
     return bool(payload) and _CHUNK_FIELDS.isdisjoint(payload)
 
 

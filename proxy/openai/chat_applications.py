@@ -2,10 +2,10 @@
 
 A background request is one that an application sends on its own, for a title, tags or a suggestion. The user does not
 see the answer as a message. The answer has a special form, such as a JSON object or a few words. Examples of a
-conversation would keep the model from using this form. The rules ask for several marks at once, so that no question of
+conversation would keep the model from using this form. Each rule requires several signs at once, so that no question of
 a user is taken for a background request.
 
-An application may also put documents before the user's question.
+An application may also put documents before the user's question. The function `question` removes them.
 """
 
 import re
@@ -23,7 +23,7 @@ _DOCUMENTS_END: Final = "</context>"
 _OUTPUT_HEADING: Final = re.compile(r"^#{2,4} *\**output\b", re.IGNORECASE | re.MULTILINE)
 _OUTPUT_FORM: Final = re.compile(r'\{\s*"([a-z_]{1,40})"\s*:\s*(\[|")')
 _MAX_TEXT: Final = 200  # characters of a text in the answer to a background request
-_MAX_TEXTS: Final = 5
+_MAX_TEXTS: Final = 5  # if this answer is a list
 _TASK_END: Final = re.compile(r"(?:</chat_history>|</text>\s*#{2,4} *output:?)[\s\"'`]*\Z", re.IGNORECASE)
 
 
@@ -109,8 +109,8 @@ def is_background(system: str, last: str, *, is_single: bool) -> bool:
 def _is_task(text: str) -> bool:
     """Return whether a text that begins with the heading `### Task:` is made by Open WebUI, or by a similar client.
 
-    Its instruction has a heading for the output, and the conversation stands in a tag at the end. A question about
-    documents also begins with this heading, but it ends with the question.
+    The instruction of such a client has a heading for the output, and the conversation stands in a tag at the end. A
+    question about documents also begins with this heading, but it ends with the question.
     """
     instruction, history, _ = text.partition(_HISTORY)
     return bool(history and _OUTPUT_HEADING.search(instruction) and _TASK_END.search(text[-_MAX_TAIL:]))

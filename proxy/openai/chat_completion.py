@@ -26,6 +26,7 @@ _ROLES: Final[Mapping[str, Role]] = {
     "user": "user",
     "assistant": "assistant",
 }
+# The fields of a chat request that are not copied to a completion request.
 _CHAT_FIELDS: Final = frozenset(
     {"messages", "max_completion_tokens", "top_logprobs", "tools", "tool_choice", "functions", "function_call"}
     | {"parallel_tool_calls", "modalities", "audio", "add_generation_prompt", "continue_final_message"}
@@ -179,7 +180,7 @@ def _finish_reason(choice: Mapping[str, Any]) -> Any:
 
 
 def _chat_id(identifier: object, other: str = "") -> str:
-    """Return the id of a chat reply. If the completion has no id, it is made from `other`, or else at random."""
+    """Return the id of a chat reply. If the completion has no id, the id is made from `other`, or else at random."""
     name = identifier if isinstance(identifier, str) and identifier else other or f"{getrandbits(128):032x}"
     return "chatcmpl-" + name.removeprefix("cmpl-").removeprefix("chatcmpl-")
 
@@ -199,7 +200,7 @@ class ChatChunks:
         shape: The options for the translation.
         begun: The indexes of the choices whose role has been sent.
         ended: The indexes of the choices whose finish reason has been sent.
-        frame: The fields of the latest chunk with choices that are not part of a choice.
+        frame: The latest chunk that had choices. Chunks that the proxy adds repeat its fields, except `choices`.
         trimmed: The indexes of the choices whose text has begun. White space in their later text is kept.
         usage_chunk: A chunk with usage that is sent at the end; empty if there is none. If the last chunks of choices
             have usage, this chunk has the sum of their completion tokens. If the backend sent usage before the finish

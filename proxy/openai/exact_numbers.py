@@ -27,6 +27,7 @@ def _simplified_byte(byte: int) -> str:
     return {"e": "e", "E": "e", "+": "-", "-": "-"}.get(character, "x")
 
 
+# Maps each byte to one that stands for its kind: 0 for digits and points, e for exponents, - for signs, x for others.
 _SIMPLIFIED: Final = "".join(map(_simplified_byte, range(256))).encode()
 _MANY_DIGITS: Final = b"0" * (_MAX_EXACT_CHARACTERS + 2)
 _LARGE_EXPONENT: Final = b"0e000"
@@ -56,11 +57,11 @@ def decode(data: bytes) -> Any:
 
 
 def _has_no_float(value: Any, most: int) -> bool:
-    """Whether a decoded value has no float. orjson makes a float of each number that it changes.
+    """Return whether a decoded value certainly has no float. orjson makes a float of each number that it changes.
 
     Args:
         value: The decoded value.
-        most: The search ends after so many values, and the result is then False.
+        most: The maximum number of values that are searched. If there are more, the result is False.
     """
     containers: list[Any] = [[value]]
     visited = 0
@@ -79,7 +80,7 @@ def _has_no_float(value: Any, most: int) -> bool:
 
 
 def _may_change_a_number(data: bytes) -> bool:
-    """Whether the data contains a number that orjson may change, or a text that looks like one. The check is fast.
+    """Return whether the data contains a number that orjson may change, or a text that looks like one.
 
     Such a number has many digits or a large exponent.
     """

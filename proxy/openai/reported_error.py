@@ -23,8 +23,8 @@ _ERROR_FIELDS: Final = ("errors", "error_message", "error_msg", "errorMessage", 
 _CODE_FIELDS: Final = ("code", "status_code", "statusCode", "status", "error_code", "errorCode")
 _MAX_MESSAGE: Final = 4_000  # characters
 _MAX_PLAIN_TEXT: Final = 300  # characters
-_MAX_DEPTH: Final = 4
-_MAX_FIELDS: Final = 4  # an object with more fields is no error only because it has a field `detail` or `message`
+_MAX_DEPTH: Final = 4  # of nested objects and lists in which a message is sought
+_MAX_FIELDS: Final = 4  # if an object has more fields, a field `detail` or `message` does not make it an error
 _MAX_PARTS: Final = 20  # of a list of errors
 _MIN_STATUS, _MAX_STATUS = 400, 599
 _SERVER_ERROR: Final = 500
@@ -118,7 +118,7 @@ def refused_reply(status: int, content_type: str, data: bytes) -> bytes | Backen
 def _without_json(status: int, content_type: str, data: bytes) -> BackendReportedError:
     """Return the error for a reply without JSON.
 
-    Plain text is kept if the request was wrong, because it says what was wrong. The text of a failing server or a
+    Plain text is kept if the request was wrong, because the text says what was wrong. The text of a failing server or a
     gateway says where it failed, so it is not kept.
     """
     text = data.removeprefix(BYTE_ORDER_MARK).decode("utf-8", "replace").strip()
@@ -143,7 +143,7 @@ def _reported(error: object, around: Mapping[str, Any], status: int | None = Non
 
     Args:
         error: The object or the text that describes the error.
-        around: The object that contains it, which may have its code.
+        around: The object that contains `error`. It may have the code of the error.
         status: The status of the reply; None if the reply had the status 200.
     """
     fields: Mapping[str, Any] = error if isinstance(error, dict) else {}

@@ -9,7 +9,9 @@ from typing import Final
 from proxy.core.json_types import Json, JsonDict
 
 _TOOL_FIELDS: Final = (("tools", "tool_choice"), ("functions", "function_call"))
+# The fields for the same purpose as `structured_outputs` in older versions of vLLM, and `grammar` of llama.cpp.
 _GUIDED_FIELDS: Final = ("guided_json", "guided_regex", "guided_choice", "guided_grammar", "grammar")
+# The fields of `structured_outputs` that constrain nothing by themselves.
 _STRUCTURE_OPTIONS: Final = frozenset({"whitespace_pattern", "backend", "_backend"})
 _FORM_FIELDS: Final = frozenset(
     {"tools", "functions", "response_format", "text", "structured_outputs", *_GUIDED_FIELDS}

@@ -11,6 +11,7 @@ from proxy.core.errors import BadRequestError
 from proxy.core.json_types import JsonDict
 from proxy.openai.json_fields import list_field, text_field
 
+# The fields of a request that are not copied to the chat request.
 _RESPONSE_FIELDS: Final = frozenset(
     {"input", "instructions", "max_output_tokens", "text", "include", "store", "truncation", "reasoning", "metadata"}
     | {"previous_response_id", "conversation", "prompt", "background", "max_tool_calls", "service_tier", "messages"}

@@ -12,6 +12,7 @@ from index.rendering import remove_leading_gap
 from proxy.core.json_types import JsonDict
 from proxy.openai.logprobs import chat_logprobs
 
+# The fields of the request that a response repeats, with their defaults.
 _ECHOED_DEFAULTS: Final[Mapping[str, Any]] = {
     "instructions": None,
     "max_output_tokens": None,
