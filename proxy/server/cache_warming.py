@@ -3,9 +3,9 @@
 The module sends the prefix of each example set to a backend at the start, after each reload, and when the backend comes
 back after an outage. One process does this for all workers. It sends one prefix at a time, and only while a backend
 serves few requests of users. After each prefix, it pauses for as long as the backend took, so that a backend spends at
-most half of its time on prefixes. No pause is longer than five seconds, so a slow backend can spend more. These
-requests do not pass through the code that serves users. So they are in no experiment, the shadow judge does not see
-them, and no metric counts them as requests.
+most half of its time on prefixes. No pause is longer than five seconds, so a slow backend can spend more of its time.
+The requests with prefixes do not pass through the code that serves users. So they are in no experiment, the shadow
+judge does not see them, and no metric counts them as requests.
 """
 
 import asyncio

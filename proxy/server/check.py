@@ -35,7 +35,7 @@ from proxy.server.reload import read_keyring
 
 _KINDS_INTERVAL: Final = 1.0  # seconds between two checks
 _CACHE_TIMEOUT: Final = 180.0  # seconds for the reply to a prompt that tests the prefix cache
-_PLAIN: Final[Mapping[str, Any]] = {"markup": False, "soft_wrap": True, "highlight": False}
+_PLAIN: Final[Mapping[str, Any]] = {"markup": False, "soft_wrap": True, "highlight": False}  # for Console.print
 
 
 async def check(settings: Settings, report: ProgressCallback, console: Console) -> int:

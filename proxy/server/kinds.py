@@ -44,5 +44,5 @@ async def wait_for_kinds(pool: Pool, report: ProgressCallback, stop: asyncio.Eve
 
 
 def waiting_line(seconds: float) -> str:
-    """Return the line of progress after a wait of so many seconds."""
+    """Return the line of progress after a wait of `seconds`."""
     return f"Waiting for short answers, which show whether a model takes chat ({seconds:.0f} s)"

@@ -32,7 +32,7 @@ class Loaded:
     """The bundles, keys and experiments that `load` has read, for `serve_loaded`.
 
     Attributes:
-        bundles: The loaded bundles, and which model gets which.
+        bundles: The loaded bundles, and which bundle each model gets.
         keyring: The API keys of clients; None if clients need no key.
         active: The experiments; None if the settings name no experiment.
     """

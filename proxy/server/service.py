@@ -42,7 +42,7 @@ class Status:
     Attributes:
         models: The names of the models that backends list.
         bundled: The names of the models that have a bundle, even if no backend lists them.
-        chosen: The name of the bundle of each listed model, and why the model has it, by the name of the model.
+        chosen: By the name of each listed model that has a bundle: the name of the bundle, and why the model has it.
         problems: One line for each backend that has a problem.
         keyed: Whether clients need an API key.
         warnings: One line for each model whose kind is doubtful, or whose bundle was written for another model, and for

@@ -10,7 +10,7 @@ from proxy.core.addresses import split_address
 from proxy.core.errors import StartupError
 from proxy.core.settings import ADMIN_OFF, ServerSettings
 
-_BACKLOG: Final = 1024
+_BACKLOG: Final = 1024  # new connections that may wait to be accepted
 
 
 def bind(settings: ServerSettings) -> Listener:

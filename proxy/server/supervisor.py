@@ -121,8 +121,8 @@ class Supervisor:
         """Make all workers load bundles, keys and experiments. If every worker has loaded them, make all serve them.
 
         Raises:
-            StartupError: A worker could not load them, or died. If it could not load them, the message is the reason of
-                this worker, and no worker changes what it serves.
+            StartupError: A worker could not load them, or died. If it could not load them, the message is the reason
+                that this worker gave, and no worker changes what it serves.
         """
         async with self._reload_lock:
             workers = list(self._workers.values())

@@ -1,4 +1,7 @@
-"""Says what the bundle of an arm changes, compared with the bundle of the control. The view Improve shows it."""
+"""Says what the bundle of an arm changes, compared with the bundle of the control.
+
+The operator page shows these changes in the view Improve.
+"""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -14,8 +17,8 @@ from proxy.experiments.definition import Arm, Experiment
 async def bundle_changes(gateway: Gateway, name: str) -> Sequence[Mapping[str, Any]]:
     """Return the changes of each arm of an experiment that has another bundle than the control.
 
-    `lines` are the lines that `drpo-optimizer diff` prints. `before` is null if the control has no bundle. The result
-    is empty if no experiment has this name, or no arm has another bundle.
+    The field `lines` of a change has the lines that `drpo-optimizer diff` prints. The field `before` is null if the
+    control has no bundle. The result is empty if no experiment has this name, or no arm has another bundle.
     """
     active = gateway.active_experiments
     experiment = next((one for one in active.experiments if one.name == name), None) if active else None
@@ -28,7 +31,10 @@ async def bundle_changes(gateway: Gateway, name: str) -> Sequence[Mapping[str, A
 
 
 def _bundle(gateway: Gateway, active: ActiveExperiments, experiment: Experiment, arm: Arm) -> Bundle | None:
-    """Return the bundle that serves an arm's requests. If the arm names none, this is the first model's bundle."""
+    """Return the bundle that serves an arm's requests; None for no bundle.
+
+    If the arm names no bundle, return the bundle of the first of its models that has one.
+    """
     if arm.bundle:
         return active.bundles[arm.bundle].bundle
     if arm.variant in ("raw", "raw-matched"):

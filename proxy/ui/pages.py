@@ -53,7 +53,7 @@ _HEADERS: Final[Mapping[str, str]] = MappingProxyType(
     }
 )
 _MAX_EXAMPLES: Final = 2_000  # the page shows only this many examples of a bundle, from the beginning of its bank
-_MAX_NEAREST: Final = 24
+_MAX_NEAREST: Final = 24  # most similar examples that the result of a search has
 
 
 def add_page(app: web.Application, gateway: Gateway) -> None:
@@ -192,7 +192,7 @@ def _similarities_to(served: ServedBundle, vectors: Vectors) -> list[tuple[str, 
 
 
 async def _bundle(request: web.Request) -> web.StreamResponse:
-    """Answer GET /ui/api/bundle?model=... with a model's bundle, why it has it, and a map of the examples."""
+    """Answer GET /ui/api/bundle?model=... with a model's bundle, the reason for it, and a map of the examples."""
     gateway, model = request.app[GATEWAY], request.query.get("model", "")
     served, reason = _bundle_of(gateway, model), gateway.chosen.reasons[model]
     return _answer({**await asyncio.to_thread(_describe_bundle, served.bundle), "reason": reason})
@@ -288,7 +288,7 @@ async def _live(request: web.Request) -> web.StreamResponse:
 
 
 async def _changes(request: web.Request) -> web.StreamResponse:
-    """Answer GET /ui/api/changes?experiment=... with what the bundles of the arms change."""
+    """Answer GET /ui/api/changes?experiment=... with the changes that the bundles of the arms make."""
     return _answer(await bundle_changes(request.app[GATEWAY], request.query.get("experiment", "")))
 
 
