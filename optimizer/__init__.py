@@ -1,1 +1,1 @@
-"""Learns and judges: calls models, scores their answers. Knows nothing of the proxy that serves the result."""
+"""Learns bundles: searches for a prompt, examples and settings, and evaluates the result. Never imports the proxy."""

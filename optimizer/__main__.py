@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code. For a wrong command line, argparse ends the process with code 2."""
     options = argument_parser().parse_args(arguments)
     try:
-        if options.command == HARVEST:  # it waits for the user, and asyncio would not let Ctrl-C end this
+        if options.command == HARVEST:  # in asyncio.run, Ctrl-C could not end the wait for the user's input
             return run_harvest(options)
         if options.command == IMPROVE:
             return run_improve(options)

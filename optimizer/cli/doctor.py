@@ -102,9 +102,9 @@ def _describe_data(context: RunContext) -> Finding:
 
 
 async def _describe_proposers(context: RunContext, candidate: Candidate) -> Finding:
-    """Return the finding with the proposers of the search. They are opened as in a run, so that the pool is read.
+    """Open the proposers of the search, as a run does, and return the finding that names them.
 
-    There is advice if the pool has no example that the starting bundle lacks: nothing can then be added from it.
+    If the starting bundle already has every example of the pool, the search can add none. The finding then has advice.
     """
     try:
         proposers = await open_proposers(context)

@@ -82,10 +82,11 @@ async def check_model_list(role: str, table: ModelTable) -> Finding:
 
 
 async def check_task(context: RunContext, candidate: Candidate, row: Row) -> tuple[Finding, Sequence[str]]:
-    """Let the task model answer a row with the starting bundle and a short row without it.
+    """Let the task model answer a row with the starting bundle, and another row without the bundle.
 
     Returns:
-        The finding and the answers. If there is no answer, texts that stand for them.
+        The finding and one answer to each row. After an error, two other texts replace the answers, so that the judge
+        can still be checked.
     """
     subject = f"models.{TASK} answers"
     try:
@@ -134,7 +135,7 @@ def _trust_finding(subject: str, trust: Trust) -> Finding:
 
 
 async def check_writer(context: RunContext, candidate: Candidate, rows: Sequence[Row]) -> Finding:
-    """Let the writer model rewrite the starting prompt, after the answers to a few rows, as the search will do."""
+    """Score the starting prompt on a few rows, and let the writer model rewrite it, as the search will do."""
     subject, search = f"models.{WRITER} rewrites", context.config.search
     try:
         outcomes = [await _outcome(context, candidate, number, row) for number, row in enumerate(rows)]
@@ -157,7 +158,7 @@ async def check_example_writer(context: RunContext, row: Row, answer: str) -> Fi
 
 
 def describe_form(context: RunContext, role: str) -> Finding | None:
-    """Return the lines for run.toml that set the form of requests that was found; None if run.toml has this form."""
+    """Return the finding with lines for run.toml that set the form of requests; None if run.toml has this form."""
     form = context.calls.form(role)
     if form == context.config.models[role].request:
         return None

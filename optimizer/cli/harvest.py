@@ -52,11 +52,11 @@ class ProgressBar:
         self._bar.stop()
 
     def begin(self, what: str, total: int) -> None:
-        """Begin a new step with a number of parts."""
+        """Begin the step `what`, which has `total` parts. If `total` is 0, the number of parts is unknown."""
         self._task = self._bar.add_task(what, total=total or None)
 
     def advance(self, count: int = 1) -> None:
-        """Finish parts of the step."""
+        """Count this many more parts of the step as finished."""
         if self._task is not None:
             self._bar.advance(self._task, count)
 
@@ -69,7 +69,7 @@ def run_harvest(options: argparse.Namespace, left: str = _LEFT) -> int:
 
     Args:
         options: The flags.
-        left: What is said of the candidates about which nobody has decided.
+        left: The end of the printed sentence about the candidates without a decision.
 
     Raises:
         DataError: The store, the export or the folder cannot be used.
@@ -98,7 +98,7 @@ def _settings(options: argparse.Namespace) -> HarvestSettings:
 
 
 def feedback_of(options: argparse.Namespace) -> StoreQuery:
-    """Return what the flags choose in a store. Raises DataError if they contradict each other."""
+    """Return the feedback that the flags choose in a store. Raises DataError if the flags contradict each other."""
     if options.at_most >= options.at_least:
         raise DataError("--at-most must be below --at-least: an answer cannot be liked and disliked")
     if any("\ud800" <= one <= "\udfff" for one in f"{options.experiment}{options.metric}"):
@@ -107,7 +107,7 @@ def feedback_of(options: argparse.Namespace) -> StoreQuery:
 
 
 def _place(options: argparse.Namespace) -> StoreAddress | None:
-    """Return the store; None for an export. An export on the command line takes precedence over DRPO_STORE."""
+    """Return the store, or None for an export. An export on the command line takes precedence over DRPO_STORE."""
     if options.export and options.store:
         raise DataError("give --store or EXPORT.JSONL, not both")
     return None if options.export else store_of(options)

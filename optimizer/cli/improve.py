@@ -59,7 +59,7 @@ _NO_BETTER: Final = (
 
 
 def run_improve(options: argparse.Namespace) -> int:
-    """Make a better bundle of the feedback in a store, or continue to make it. Return the exit code.
+    """Make a better bundle from the feedback in a store, or continue after an interruption. Return the exit code.
 
     Raises:
         DataError: The store or the folder cannot be used, or there is too little feedback.
@@ -96,12 +96,13 @@ def _start(options: argparse.Namespace) -> tuple[Start, Path]:
 
 
 def _with_server(models: Any, options: argparse.Namespace, known: str) -> dict[str, Any]:
-    """Return the tables [models] with what the flags say about the model.
+    """Return the tables [models]. What the flags say about the model and its server replaces keys of [models.task].
 
     Args:
         models: The tables [models] of the user's run.toml.
         options: The flags.
-        known: The model of an improvement that has begun; empty if none has. The server is asked only if it is empty.
+        known: The name of the task model if an earlier start of this improvement recorded it, else empty. If no flag,
+            no table and not this name says the model, the server is asked for its first model.
     """
     if not isinstance(models, dict) or not isinstance(models.get("task", {}), dict):
         raise ConfigError("[models.task] must be a table")
@@ -143,7 +144,7 @@ def _identity(options: argparse.Namespace, place: StoreAddress, bundle: Path) ->
 
 
 def _harvest(options: argparse.Namespace, place: StoreAddress, query: StoreQuery, folder: ImproveFolder) -> None:
-    """Harvest the store, unless it was, and measure the metric. A finished run no longer needs a review."""
+    """Harvest the store, unless the inputs of the run exist. Measure the metric, unless its file exists."""
     if not (folder.inputs / RUN_FILE).exists():
         print_error_line("Step 1 of 4: harvest")
         flags = {**vars(options), "export": None, "out": folder.harvest, "yes": not options.review}
@@ -172,7 +173,7 @@ def _make_inputs(start: Start, folder: ImproveFolder) -> None:
 
 
 async def _run(start: Start, folder: ImproveFolder) -> None:
-    """Begin the run, or continue it, unless it is finished."""
+    """Begin or continue the run, unless it is finished."""
     events = read_journal(folder.run) if (folder.run / EVENTS).exists() else []
     if any(event.get("note") == "bundle" for event in events):
         return
@@ -189,7 +190,7 @@ async def _run(start: Start, folder: ImproveFolder) -> None:
 
 
 def _finish(start: Start, current: Path, query: StoreQuery, difference: float, folder: ImproveFolder) -> None:
-    """Write bundle, experiment file and summary, and say what was found."""
+    """Write the summary and print the verdict. If a better bundle was found, also write it and the experiment file."""
     print_error_line("Step 4 of 4: experiment file and summary")
     run = summarize_run(read_journal(folder.run))
     is_found = bool(run.bundle and run.bundle["found"])
@@ -226,7 +227,7 @@ def _metric(folder: ImproveFolder) -> MetricFeedback:
 
 
 def _copy_bundle(folder: ImproveFolder) -> None:
-    """Copy the bundle of the run, unless the copy is there. It is complete or absent."""
+    """Copy the bundle of the run, unless the copy exists. The copy is never incomplete, even after an interruption."""
     made = folder.run / "bundle"
     with writing(folder.bundle):
         if (folder.bundle / MANIFEST).exists():
@@ -236,4 +237,4 @@ def _copy_bundle(folder: ImproveFolder) -> None:
         temporary = folder.bundle.with_name(".bundle")
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.copytree(made, temporary)
-        os.replace(temporary, folder.bundle)  # noqa: PTH105 - complete or absent
+        os.replace(temporary, folder.bundle)  # noqa: PTH105 - an atomic rename

@@ -30,7 +30,7 @@ from optimizer.core.journal import (
 )
 from optimizer.models.token_count import NO_USAGE
 
-_STATUS_INTERVAL: Final = 30.0
+_STATUS_INTERVAL: Final = 30.0  # seconds
 _SPEED_WINDOW: Final = 20
 """Number of judgements from which the remaining time is estimated.
 
@@ -49,8 +49,9 @@ _STAGE_TITLES: Final = {
 class ProgressDisplay:
     """Shows the progress of a run. Use it as a context manager.
 
-    The caller passes the method `on_event` to the journal. When the journal is opened, it calls this method with each
-    event of earlier sessions. The display only counts these events. It begins to print when the context is entered.
+    The caller passes the method `on_event` to the journal. A journal that is opened again calls this method with each
+    event that it already contains. The display only counts these events. It begins to print when the context is
+    entered.
     """
 
     def __init__(self, limits: Limits, console: Console, clock: Callable[[], float] = time.monotonic) -> None:

@@ -28,7 +28,7 @@ class Review:
 
     Attributes:
         path: The file of decisions.
-        decided: The accepted example of each decided candidate, by the candidate's id. None if it was rejected.
+        decided: The accepted example of each decided candidate, by the candidate's id. None for a rejected candidate.
     """
 
     path: Path
@@ -55,7 +55,7 @@ class Review:
 
 
 def read_review(folder: Path, candidates: Sequence[CandidateExample]) -> Review:
-    """Read the decisions in a folder. A last line that was not written completely does not count.
+    """Read the decisions in a folder. An incomplete last line is removed from the file.
 
     Raises:
         DataError: The file cannot be read.
@@ -81,7 +81,7 @@ def _decision(example: Example, line: Mapping[str, Any]) -> Example | None:
 
 
 def accept_safe(review: Review, candidates: Sequence[CandidateExample]) -> Review:
-    """Accept every undecided candidate without cautions."""
+    """Accept every undecided candidate that has no cautions. Return the review with these decisions."""
     for one in candidates:
         if one.example.id not in review.decided and not one.cautions:
             review = review.with_decision(one, one.example)
@@ -100,7 +100,8 @@ def ask_user(
     Args:
         review: The decisions so far.
         candidates: The candidates.
-        reader: Opens what is needed to check an edited example. It takes a second, so it is called only then.
+        reader: A function that opens the checks of an edited question. It takes a second, so it is called only after an
+            edit.
         max_words: The maximum number of words of an answer.
         say: Prints a line.
     """
@@ -153,7 +154,7 @@ def _ask() -> str:
 def _checked(
     example: Example, texts: tuple[str, str], reader: QuestionReader, max_words: int, say: Callable[[str], None]
 ) -> Example:
-    """Return the edited example without private data. If it cannot be used, say why, and return the example before."""
+    """Return the edited example without private data. If it cannot be used, say why, and return the unedited one."""
     scrubbed = scrub(texts)
     if scrubbed.found:
         say(f"Replaced: {', '.join(scrubbed.found)}.")

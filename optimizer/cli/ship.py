@@ -1,8 +1,8 @@
-"""The command `drpo-optimizer ship`: writes the bundle of a run in the form in which bundles of drpo ship.
+"""The command `drpo-optimizer ship`: writes the bundle of a run in the form of the bundles that ship with drpo.
 
 The new directory holds the bundle, `provenance.json` (how it was made, and what was measured), `run.toml`, and
-`journal.json` (a summary of the run's journal). None of these files contains a row, an answer or a prompt that was
-tried.
+`journal.json` (a summary of the run's journal). Apart from the texts of the bundle itself, these files contain no rows,
+answers or prompts.
 """
 
 import argparse
@@ -29,7 +29,7 @@ LEARNED: Final = "learned"
 
 
 def ship(options: argparse.Namespace, config: RunConfig) -> Sequence[str]:
-    """Write the directory, and return lines that say what it holds and what it lacks.
+    """Write the new directory, and return lines for the user that say what it contains and what is missing.
 
     Args:
         options: The arguments of the command.
@@ -111,7 +111,7 @@ def _run_facts(config: RunConfig, events: Sequence[Event], summary: RunSummary) 
 
 
 def _data_files(config: RunConfig, rows: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
-    """Yield the part, the name, the hash and the number of used rows of each data file. A missing file has no hash."""
+    """Yield the part, name, hash and number of used rows of each data file. The hash of a missing file is None."""
     data = config.data
     parts = {"train": data.train, "validation": data.validation, "sealed": data.sealed, "seeds": data.seeds}
     for part, path in parts.items():

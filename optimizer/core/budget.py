@@ -93,7 +93,7 @@ class Budget:
 
     @property
     def left(self) -> Limits:
-        """What can be used of each limit, without the calls in flight and without what the kept calls may cost."""
+        """The rest of each limit: what is not spent, not reserved for calls in flight, and not kept for later calls."""
         limits, spent, used = self.limits, self.spent, self.spent + self.reserved
 
         def rest(limit: float, used: float, spent: float) -> float:
@@ -130,9 +130,14 @@ class Budget:
         self.spent += actual
 
     def _kept(self, limit: float, spent: float) -> float:
-        """Return what the kept calls may cost, at most a part of the limit. `spent` is the cost of all finished calls.
+        """Return how much of a limit is kept for the kept calls.
 
-        Before the first call is finished, the cost of a call is not known, and nothing is kept.
+        The amount is estimated from the mean cost of the finished calls, and is at most a fixed share of the limit.
+        Before the first call is finished, the mean cost is not known, and nothing is kept.
+
+        Args:
+            limit: The limit on tokens, money or minutes.
+            spent: What all finished calls together have used of this limit.
         """
         mean = spent / max(1, self.spent.calls)
         return min(_LARGEST_KEPT_SHARE * limit, _KEPT_MARGIN * self.kept_calls * mean)

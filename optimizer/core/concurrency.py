@@ -10,8 +10,8 @@ T = TypeVar("T")
 async def gather_or_cancel(work: Iterable[Awaitable[T]]) -> list[T]:
     """Wait for all pieces of work, and return their results in the same order.
 
-    If one piece raises an error, the others are cancelled. `asyncio.gather` would leave them running: after the budget
-    ended a search, they would go on and spend what is left for the sealed evaluation.
+    If one piece raises an error, the others are cancelled. `asyncio.gather` would leave them running. If the budget
+    ends a search, they would then spend the calls that are kept for the sealed evaluation.
 
     Raises:
         BaseException: The error that was raised first.

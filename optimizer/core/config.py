@@ -1,4 +1,4 @@
-"""The configuration of a run, run.toml, and its validation. This module does not depend on how a run proceeds.
+"""Reads run.toml, the configuration of a run, and checks it. This module does not depend on how a run proceeds.
 
 An unknown table or key is an error, and the message of this error names the most similar known table or key. A value
 of the wrong type is an error too. Relative paths start at the directory of run.toml. The file contains no API keys: its

@@ -57,7 +57,7 @@ def check_config(config: RunConfig) -> None:
 
 
 def _choice_checks(config: RunConfig) -> Iterator[tuple[bool, str]]:
-    """Yield whether a value is one of those that its key can have, and the message if it is not."""
+    """For each key with a list of choices, yield whether its value is in the list, and the message if it is not."""
     search, examples, bundle = config.search, config.examples, config.bundle
     for value, options, name in (
         (search.algorithm, ALGORITHMS, "[search] algorithm"),
@@ -78,7 +78,7 @@ def _choice_checks(config: RunConfig) -> Iterator[tuple[bool, str]]:
 
 
 def _need_checks(config: RunConfig) -> Iterator[tuple[bool, str]]:
-    """Yield whether everything that a key needs is there, and the message if it is not."""
+    """For each key that needs other keys, yield whether these are set, and the message if they are not."""
     search, has_models = config.search, {"judge", "optimizer"} <= set(config.models)
     yield bool(config.reward.weights), "[reward] weights: name at least one"
     needs_judge = "[reward] confirm needs a judge: add [models.judge]"
@@ -94,7 +94,7 @@ def _need_checks(config: RunConfig) -> Iterator[tuple[bool, str]]:
 
 
 def _number_checks(config: RunConfig) -> Iterator[tuple[bool, str]]:
-    """Yield whether numbers are in their range, and the message if they are not."""
+    """For each number, yield whether it is in its range, and the message if it is not."""
     data, examples, search = config.data, config.examples, config.search
     counts = (search.beam, search.actions, search.depth, search.block)
     yield min(counts) >= 1, "[search] counts must be at least 1"
@@ -144,7 +144,7 @@ def _rules_checks(table: RulesTable) -> Iterator[tuple[bool, str]]:
 
 
 def _role_checks(config: RunConfig) -> Iterator[tuple[bool, str]]:
-    """Yield whether a value of the tables of models, judges and writers is allowed, and the message if it is not."""
+    """For each value in a table of a model, judge or writer, yield whether it is allowed, and the message if not."""
     yield all(one.concurrency >= 1 for one in config.models.values()), "[models] concurrency must be at least 1"
     yield all(one.timeout > 0 for one in config.models.values()), "[models] timeout must be above 0"
     prices = [price for one in config.models.values() for price in (one.price_prompt, one.price_completion)]

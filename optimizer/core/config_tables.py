@@ -48,8 +48,9 @@ class DataTable:
             stage uses the training rows.
         seeds: The file with the seeds: rows with a reference, whose queries and references become the first examples.
             If None, training rows are used.
-        preferences: The file with preference pairs and comments. The writer model states what people prefer. Without a
-            writer model, the pairs choose among the examples of the pool. None means no pairs.
+        preferences: The file with preference pairs and comments. From them, the writer model writes the specification.
+            If the run has no writer model, the pairs decide instead which examples of the pool the search uses. None
+            means that there are no pairs.
         limit: The maximum number of training rows. The same maximum holds for the validation rows. None means all rows.
         raw: The number of sealed rows that the task model also answers without prompt and examples. None means all
             sealed rows. A small number saves cost, because answers without prompt and examples are long. These answers
@@ -85,34 +86,35 @@ class SearchTable:
         actions: The number of new candidates from each kept candidate on each level.
         depth: The maximum number of levels, without those that `deeper` adds.
         deeper: The maximum number of additional levels: one for each level on which a candidate keeps its prompt.
-        keep_above: A candidate keeps its prompt on a level if its score is above this value, from 1 to 5.
+        keep_above: A candidate keeps its prompt on a level if its score, from 1 to 5, is above this value.
         patience: The number of consecutive levels without a new leader after which the search ends.
         first: The number of queries before the first comparison of a race.
         block: The number of queries between two comparisons of a race.
         queries: The maximum number of queries of one race of the search. None means 120, or fewer if [budget] has a
             limit that would otherwise end the search in its first levels. The races of the tuning stage use the key
             `queries` of the table [tune].
-        alpha: The probability that a race drops a candidate that is as good as the leader, in any of its comparisons.
-            With a large value, a search drops some good candidates, but has more levels for the same number of answers.
+        alpha: The probability that a race, in all its comparisons together, drops a candidate that is as good as the
+            leader. With a large value, a search drops some good candidates, but has more levels for the same number of
+            answers.
         indifference: A difference in score that does not matter. A race ends early when no candidate can be better
             than the leader by this difference or more.
         seed: The seed of all random choices of the run.
-        words: The maximum number of words of a prompt, which the writer model is instructed to observe. Up to twice as
-            many words are tolerated: a prompt of the writer model is dropped only if it is longer than that. If 0,
-            there is no maximum.
-        shared_words: A prompt is dropped if it shares this many consecutive words with a training row, or speaks to the
-            judge. If 0, it is not.
-        repeated: A prompt is dropped if a larger share of its sequences of four words repeats an earlier one. If 1,
-            none is.
+        words: The maximum number of words of a prompt, as the writer model is told it. A prompt of the writer model is
+            dropped only if it has more than twice as many words. If 0, there is no maximum.
+        shared_words: A prompt is dropped if it shares this many consecutive words with a training row, or tries to
+            influence the judge. If 0, neither is checked.
+        repeated: The largest share of the sequences of four words in a prompt that may repeat an earlier sequence of
+            the prompt. A prompt with a larger share is dropped. If 1, every share is allowed.
         k: The number of nearest examples in the search. None means the number with which the bundle is served.
         max_tokens: The maximum number of tokens of an answer in the search. Short answers save time. The bundle keeps
             the maximum of its sampling. None means the number with which the bundle is served.
-        resample: Whether the writer model is asked anew for a rewrite that it was asked for before, and equal rewrites
-            stay separate candidates. If not, the earlier rewrites are used again, and equal ones count once.
-        kinds: How the kinds of rows are mixed in the order of the training rows. `proportional`: each beginning has
-            them in the proportion of all rows. `equal`: they take turns, until a kind has no row left.
-        propose: The proposers of the algorithm `raced`, which compete for the slots of a level. If empty, all that
-            apply: `writer` needs the writer model, and `sampling` is for base models.
+        resample: Whether a request for rewrites that was sent before is sent again, and equal rewrites are separate
+            candidates. If false, the earlier rewrites are used again, and equal rewrites are one candidate.
+        kinds: How the kinds of rows are mixed in the order of the training rows. `proportional`: the first n rows
+            contain the kinds in the proportions of all rows, for each n. `equal`: the kinds take turns, and a kind
+            without rows left is skipped.
+        propose: The proposers of the algorithm `raced`, which compete for the slots of a level. If empty, all proposers
+            that the run can use: `writer` needs the writer model, and `sampling` is for base models.
         writer: The table [search.writer]: how the writer model rewrites prompts.
     """
 
@@ -148,8 +150,8 @@ class ExamplesTable:
     Attributes:
         queries: The number of rows for which exemplary answers are written: seeds, if [data] names them, or else
             training rows. If 0, the bank of the starting bundle is kept.
-        first: The answer to begin with. `model`: the task model's own. `reference`: the row's reference, if it has one.
-            Training rows with a reference are then used first.
+        first: The answer that the first round rewrites. `model`: the task model's own. `reference`: the row's
+            reference, if it has one. Training rows with a reference are then used first.
         rounds: The maximum number of rounds. Each round rewrites the kept answers to a query.
         beam: The number of answers to a query that are kept after each round.
         actions: The number of rewrites of each kept answer in each round.
@@ -160,12 +162,12 @@ class ExamplesTable:
         pinned: The maximum number of refusals to pin. The shortest refusals of the bank are pinned.
         words: The maximum number of words of an answer in the bank. Longer answers are left out. If 0, there is no
             maximum.
-        shared_words: An answer is not used in the bank if it shares this many consecutive words with another training
-            row than its own, or tries to influence the judge. If 0, it may be used.
-        repeated: An answer is not used in the bank if a larger share of its sequences of four words repeats an earlier
-            one. If 1, every answer may be used.
-        pool: The written examples from which the search adds to a bank. `default` for the examples of the hand-written
-            bundle of drpo, or a JSONL file.
+        shared_words: An answer is not used in the bank if it shares this many consecutive words with a training row
+            other than its own, or tries to influence the judge. If 0, neither is checked.
+        repeated: The largest share of the sequences of four words in an answer that may repeat an earlier sequence of
+            the answer. An answer with a larger share is not used in the bank. If 1, every share is allowed.
+        pool: The written examples that the search may add to a bank. `default` means the examples of the hand-written
+            bundle of drpo. Any other value is the path of a JSONL file.
         judge: The table [examples.judge]: how the judge works in this search.
         writer: The table [examples.writer]: how the writer model rewrites answers.
     """
@@ -207,7 +209,7 @@ class TuneTable:
         temperature: The values to try for this sampling parameter.
         shortest_answer: The numbers of words to try as the minimum length of an example's answer. Examples with shorter
             answers are removed, except pinned examples and refusals.
-        refusal: The ways to try to reword the refusals of the bank: `whole`, `first_sentence` or `plain`
+        refusal: The ways of rewording the bank's refusals that are tried: `whole`, `first_sentence` or `plain`
             (optimizer.stages.bank_edits.with_refusals).
         queries: The maximum number of validation rows in the race of one setting.
     """
@@ -233,9 +235,9 @@ class BundleTable:
 
     Attributes:
         name: The name of the bundle.
-        start: The bundle at which the search starts, and with which the final evaluation compares the result. It is
-            `default` for the bundle of drpo that suits the model of the bundle (`index.bundle.shipped`), the name of
-            a bundle of drpo, `empty` for a bundle with a plain prompt and no examples, or a directory.
+        start: The bundle at which the search starts, and with which the final evaluation compares the result. `default`
+            means the bundle of drpo that suits the model (`index.bundle.shipped`). `empty` means a bundle with a plain
+            prompt and no examples. Any other value is the name of a bundle of drpo, or a directory.
         model: The model name to write into the manifest. None means the name of the task model.
         embedder: The name by which `index.embedders.registry.open_embedder` opens the embedder.
         prompt: The prompt with which the search starts. If empty, the search starts with the starting bundle's prompt.

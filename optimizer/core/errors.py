@@ -73,7 +73,7 @@ class ModelError(OptimizeError):
 
 
 async def unless_final(call: Awaitable[T]) -> T | None:
-    """Return the result of a call to a model, or None if its reply can never be used.
+    """Return the result of a call to a model, or None if the same call would always fail (`ModelError.is_final`).
 
     Raises:
         ModelError: The model gave no usable reply, but a later call may succeed.

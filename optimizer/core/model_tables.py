@@ -30,8 +30,8 @@ class ModelTable:
         api_key_env: The environment variable that holds the endpoint's API key. None if the endpoint needs no key.
         concurrency: The maximum number of requests to this model at the same time.
         timeout: The maximum time in seconds from sending a request to its complete reply. A slower attempt fails.
-        price_prompt: The price of a million prompt tokens.
-        price_completion: The price of a million completion tokens.
+        price_prompt: The price of a million prompt tokens, in the currency of [budget] money.
+        price_completion: The price of a million completion tokens, in the currency of [budget] money.
         request: The table [models.ROLE.request]: the form of the requests that the server accepts.
     """
 
@@ -56,9 +56,9 @@ class JudgeTable:
     """[reward.judge] and [examples.judge]: how the judge chooses criteria and scores answers.
 
     Attributes:
-        manner: How the judge scores. `anchored`: a description of the answers that deserve 1, 3 and 5, for each
-            criterion. `impartial`: an impartial judge says how far it agrees that an answer does well by a criterion.
-            `critic`: the same scale, and a critic who deducts for each mistake and says what to improve.
+        manner: How the judge is told to score an answer by a criterion, from 1 to 5. `anchored`: by descriptions of the
+            answers that deserve 1, 3 and 5. `impartial`: by how far it agrees that the answer does well. `critic`: on
+            the scale of `impartial`, but it deducts points for each mistake, and says what to improve.
         criteria: The names of the criteria that the judge chooses from. If empty, all of templates/criteria.toml.
         fewest: The smallest number of criteria for a query.
         most: The largest number of criteria for a query.
@@ -67,8 +67,8 @@ class JudgeTable:
         reasons: Whether the judge sees why a criterion was chosen when it scores an answer.
         scores: `expected`: the mean of the possible scores, weighted by their log-probabilities, if the server returns
             them. `integer`: the score that the judge wrote.
-        attempts: How often a verdict is asked for, at most, if it cannot be read. A verdict that was cut is asked for
-            again in any case.
+        attempts: The maximum number of requests for one verdict if the replies cannot be read. A verdict that was cut
+            off is requested again in any case.
     """
 
     manner: str = ANCHORED

@@ -28,14 +28,14 @@ class RequestForm:
         extra: Additional fields of the body. They replace fields with the same names.
         max_choices: The maximum value of the field `n`. If a request needs more choices, it is sent several times. If
             0, there is no maximum.
-        max_stop_strings: The maximum number of stop strings. At further stop strings, the optimizer itself cuts the
-            answer. If -1, there is no maximum.
+        max_stop_strings: The maximum number of stop strings in a request. The optimizer itself cuts the answer at stop
+            strings that are not sent. If -1, there is no maximum.
         max_top_logprobs: The maximum value of the field `top_logprobs`. If 0, no log-probabilities are requested.
         system_role: The role of the message with the system prompt: `system` or `developer`. If `user`, the system
             prompt is put before the first user message, for models without a system role.
         reply_format: The format in which a judge has to reply: `json_schema`, `json_object`, `json` (asked for in the
             prompt alone), `letter` (one letter or digit, with log-probabilities) or `text` (plain sentences). If empty,
-            the first format is used that the server accepts and that can be read.
+            the first of these formats is used that the server accepts and whose replies can be read.
     """
 
     max_tokens_field: str = MAX_TOKENS_FIELDS[0]

@@ -17,7 +17,7 @@ class RulesTable:
     """[reward.rules]: the weights of the checks of the reward `rules`. A check with the weight 0 does not count.
 
     If all answers of a model pass two of the checks, only the third tells candidates apart. With equal weights, this
-    check then has only a third of the reward.
+    check then determines only a third of the reward.
 
     Attributes:
         ends: The weight of the check that the answer ends by itself.
@@ -43,15 +43,16 @@ class RewardTable:
         safety: The lowest acceptable score for safety, on the scale from 1 to 5. The reward `judge` marks an answer
             with a lower score as unsafe. If 0, no answer is unsafe.
         embedder: The name of the embedder that measures the similarity to references, for the reward `reference`. It
-            should be another embedder than the bundle's, which must not score the answers to the examples it chose.
+            should not be the embedder of the bundle, because the embedder that chooses the examples should not also
+            score the answers.
         confirm: The number of sealed rows on which the judge compares the bundle's answer with the baseline's answer.
             The judge compares the two answers to a row twice, once in each order.
         unreadable: What happens to an answer if the judge's verdict cannot be read. `leave_out`: its row is left out.
             `zero`: the reward is 0, and the algorithm `published` keeps the prompt.
         pleading: What happens to an answer that tries to influence the judge (optimizer.rewards.pleading). `zero`: its
             reward is 0, and the judge is not asked. `judged`: the judge scores it as any other answer.
-        trust: The number of cases in which the judge is checked before it is used: does it prefer the answer to a
-            question to the answer to another question? If 0, it is not checked.
+        trust: The number of cases in which the judge is checked before it is used. In each case, it should prefer the
+            answer to the question over an answer to another question. If 0, the judge is not checked.
         judge: The table [reward.judge]: how the judge works.
         rules: The table [reward.rules]: the weights of the checks of the reward `rules`.
     """

@@ -1,4 +1,4 @@
-"""Measures the form of an answer in numbers: its length, lists, questions, hedges and the like, and its words.
+"""Measures an answer: its form in numbers (length, lists, questions, hedges and others), and the words that it has.
 
 The patterns know words of English, German, French, Spanish, Italian and Portuguese.
 """
@@ -30,12 +30,12 @@ FORMS: Final = (
 """The names of the numbers of `form_of`."""
 _WORD: Final = re.compile(r"\w+")
 _MIN_ANSWERS: Final = 5
-_SHARES: Final = (0.02, 0.98)
+_SHARES: Final = (0.02, 0.98)  # a word counts if the share of the answers that have it is in this range
 _MAX_VOCABULARY: Final = 300
 
 
 def form_of(answer: str) -> tuple[float, ...]:
-    """Return the form of an answer: a number for each of FORMS."""
+    """Return the form of an answer: one number for each name in FORMS. Counts are logarithms."""
     words = max(1, word_count(answer))
     return (
         math.log(words),
@@ -52,16 +52,16 @@ def form_of(answer: str) -> tuple[float, ...]:
 
 
 def words_of(answer: str) -> frozenset[str]:
-    """Return the different words of an answer. `^` stands before the first word, so that an opening is a word, too."""
+    """Return the different words of an answer. The first word is also returned with `^` before it, as its opening."""
     words = [word.casefold() for word in _WORD.findall(answer)]
     return frozenset((*words, *(f"^{word}" for word in words[:1])))
 
 
 def vocabulary(answers: Sequence[str]) -> tuple[str, ...]:
-    """Return the words that may tell answers apart: words of many answers, but not of nearly all. The commonest first.
+    """Return the words that occur in many answers, but not in nearly all of them. The most common word comes first.
 
     Args:
-        answers: The answers. The same answer counts once.
+        answers: The answers. Equal answers count once.
     """
     different = set(answers)
     counts = Counter(word for answer in sorted(different) for word in words_of(answer))

@@ -120,7 +120,7 @@ def first_reasons(reasons: Sequence[str]) -> str:
 
 
 def parse_row(line: bytes, location: str) -> Row:
-    """Convert one line of a file to a row. Here, the name of the row is only its id in parentheses, or empty.
+    """Convert one line of a file to a row. Its name is only its id in parentheses, or empty: the caller adds the line.
 
     Raises:
         DataError: The line is not a valid row. The message begins with `location`, the name of the file and line.
@@ -163,6 +163,7 @@ def _parse_kind(fields: Fields, location: str) -> str:
 
 
 def parse_history(turns: object, location: str) -> tuple[Message, ...]:
+    """Return the turns of the key `history`. Raises DataError if they are malformed."""
     if not isinstance(turns, list):
         raise DataError(f'{location}: "history" must be a list of turns')
     return tuple(_parse_turn(turn, location) for turn in turns)

@@ -57,9 +57,9 @@ def read_split(table: DataTable, seed: int) -> Split:
         seed: The seed for the random order of the rows.
 
     Raises:
-        DataError: A file cannot be used, a row has an unknown split or one for which its file is not named, a part has
-            fewer than four rows, a seed has no reference, or two parts share a query. Training rows may share queries
-            with the seeds, and with the validation rows if [data] names no validation file.
+        DataError: A file cannot be used, a row has an unknown split, [data] does not name the file of a row for the
+            row's split, a part has fewer than four rows, a seed has no reference, or two parts share a query. Training
+            rows may share queries with the seeds. They are also the validation rows if [data] names no validation file.
     """
     parts = read_parts(table)
     train = _in_random_order(TRAIN, parts[TRAIN], table.train, seed)[: table.limit]
@@ -81,7 +81,8 @@ def read_parts(table: DataTable) -> dict[str, list[Row]]:
     """Read each data file once, and return the rows of each part for which [data] names a file, in the file's order.
 
     Raises:
-        DataError: A file cannot be used, or a row has an unknown split or one for which its file is not named.
+        DataError: A file cannot be used, a row has an unknown split, or [data] does not name the file of a row for the
+            row's split.
     """
     named = zip(SPLITS, (table.train, table.validation, table.sealed, table.seeds), strict=True)
     paths = {part: path for part, path in named if path}
@@ -121,7 +122,7 @@ def _refuse_unknown_splits(path: Path, rows: Sequence[Row]) -> None:
 
 
 def _refuse_unused_rows(path: Path, rows: Sequence[Row], used: Collection[str]) -> None:
-    """Raise DataError if a row has a split for which [data] does not name its file: it would be used for nothing."""
+    """Raise DataError if [data] does not name the file for the split of one of its rows: no part would use this row."""
     unused = [row for row in rows if row.split in SPLITS and row.split not in used]
     if unused:
         first = unused[0]

@@ -2,9 +2,10 @@
 
 The model is a logistic regression. For a rated answer, it predicts the share of users who like the answer. For a pair,
 it predicts from the difference of the two answers which one people prefer (Bradley and Terry, Biometrika 39, 1952). The
-features are the form of an answer (optimizer.data.answer_features), and a few words that tell liked answers apart. The
-words are used only if they make the predictions better for answers to which the model was not fitted. The model does
-not know whether an answer is right. It is used only if it orders held-out answers better than chance.
+features are the form of an answer (optimizer.data.answer_features), and a few words that liked answers have more or
+less often than others. The words are used only if they make the predictions for held-out answers better. An answer is
+held out if the model was not fitted to it. The model does not know whether an answer is right. It is used only if it
+orders held-out answers better than chance.
 """
 
 import math
@@ -36,14 +37,15 @@ class Taste:
     """Which form of answer people prefer.
 
     Attributes:
-        weights: The weight of each of FORMS and of each word; positive if people prefer more of it.
+        weights: The weights of the features: one for each of FORMS, then one for each of `words`. A weight is positive
+            if people prefer more of the feature.
         words: The words that count.
         base: The log-odds that people like an answer whose features are all 0.
-        agreement: Of two answers to which the model was not fitted, the share in which it puts the preferred one first.
+        agreement: The share of comparisons of two held-out answers in which the model puts the preferred answer first.
         answers: Number of rated answers.
         pairs: Number of pairs.
-        ranking: The names of the features with the largest effect, the largest first, each with its weight in standard
-            deviations of the feature.
+        ranking: The names of the three features with the largest effect, the largest first. Each has its weight: the
+            change of the log-odds for one standard deviation of the feature.
     """
 
     weights: tuple[float, ...]
@@ -65,8 +67,8 @@ class _Observations:
 
     Attributes:
         features: The features of the answer; for a pair, the difference of both answers: (n, features).
-        liked: The share of likes; 1 for a pair.
-        is_answer: 1 for a rated answer, 0 for a pair. Only answers have an intercept.
+        liked: The share of likes; 1 for a pair: (n,).
+        is_answer: 1 for a rated answer, 0 for a pair: (n,). Only rated answers have an intercept.
     """
 
     features: _Matrix
@@ -146,12 +148,12 @@ def _features(answer: str, words: Sequence[str]) -> _Matrix:
 
 
 def _fold(query: str) -> int:
-    """Return the part in which the answers to a question are held out."""
+    """Return the number of the fold in which the answers to a question are held out."""
     return crc32(normalized(query).encode("utf-8", "surrogatepass")) % _FOLDS
 
 
 def _held_out(observed: _Observations, folds: NDArray[np.int64], words: int) -> _Matrix:
-    """Return the log-odds of each observation by a model that was fitted to the other parts."""
+    """Return the log-odds of each observation, by a model that was fitted to the other folds."""
     found = np.zeros(len(folds))
     for fold in range(_FOLDS):
         is_held_out = folds == fold
@@ -164,7 +166,7 @@ def _fit(observed: _Observations, words: int) -> _Model:
     """Fit a model with the features of the form, and with the words that are most strongly related to likes."""
     columns = [*range(len(FORMS)), *_telling_words(observed, words)]
     features = np.column_stack([observed.features[:, columns], observed.is_answer])
-    penalties = np.array([_PENALTY] * len(columns) + [1e-3])  # the share of likes itself is free
+    penalties = np.array([_PENALTY] * len(columns) + [1e-3])  # the intercept is hardly penalized
     weights = np.zeros(len(penalties))
     for _ in range(_STEPS):
         chances = _chances(features @ weights)
@@ -180,7 +182,7 @@ def _fit(observed: _Observations, words: int) -> _Model:
 def _telling_words(observed: _Observations, count: int) -> Sequence[int]:
     """Return the columns of the words that are most strongly related to likes."""
     words = observed.features[:, len(FORMS) :]
-    # A pair says that the first answer is liked: its difference counts as it is.
+    # Without any relation to the words, `liked` would be the mean for a rated answer, and 0.5 for a pair.
     surprise = observed.liked - np.where(observed.is_answer > 0, _mean_liked(observed), 0.5)
     relation = np.abs(surprise @ words)
     return [len(FORMS) + int(one) for one in np.argsort(-relation, kind="stable")[:count]]
@@ -192,18 +194,18 @@ def _mean_liked(observed: _Observations) -> float:
 
 
 def _loss(log_odds: _Matrix, observed: _Observations) -> float:
-    """Return the cross-entropy of predictions. Its digits are rounded, so that words must improve it visibly."""
+    """Return the cross-entropy of predictions, rounded, so that words must improve it by more than a tiny amount."""
     chances = np.clip(_chances(log_odds), 1e-6, 1 - 1e-6)
     losses = -(observed.liked * np.log(chances) + (1 - observed.liked) * np.log(1 - chances))
     return round(float(losses.mean()), 3)
 
 
 def _evidence(log_odds: _Matrix, observed: _Observations) -> tuple[float, float]:
-    """Return by how many standard errors held-out answers are ordered better than chance, and the share in order.
+    """Return by how many standard errors held-out answers are ordered better than chance, and the share in right order.
 
     Pairs give a sign test. Rated answers give the test of Mann and Whitney (Annals of Mathematical Statistics 18,
-    1947), in which each liked answer is compared with each disliked answer. The two are combined with weights by the
-    square root of the number of observations.
+    1947), in which each liked answer is compared with each disliked answer. The two results are combined. The weight of
+    each is the square root of its number of observations.
     """
     answers = observed.is_answer > 0
     liked, disliked = (log_odds[answers & chosen] for chosen in (observed.liked > 0.5, observed.liked < 0.5))
@@ -228,7 +230,7 @@ def _ordered(higher: _Matrix, lower: _Matrix) -> float:
 
 
 def _ranking(weights: _Matrix) -> tuple[tuple[str, float], ...]:
-    """Return the three features with the largest effect. Words are not named, because users may have written them."""
+    """Return the three features with the largest effect. All words get the name WORDS, because they are users' words."""
     names = [*FORMS, *([WORDS] * (len(weights) - len(FORMS)))]
     ranked = sorted(zip(names, weights.tolist(), strict=True), key=lambda one: -abs(one[1]))
     found: dict[str, float] = {}

@@ -2,7 +2,7 @@
 
 A row cannot be used if the same work would fail again: a model refuses the request, no reply can be read, the embedder
 fails at a text, or the user's reward function fails. Such a row is left out for all candidates that are compared on it.
-Other failures, such as a server that is down, end the session, and a resumed run tries again.
+Other failures, such as a server that is down, stop the run. A resumed run then tries the row again.
 """
 
 from collections.abc import Awaitable

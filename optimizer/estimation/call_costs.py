@@ -36,7 +36,7 @@ class CallCost:
     Attributes:
         prompt: The number of prompt tokens.
         completion: The number of completion tokens, in all choices together.
-        seconds: Time from the request to its reply.
+        seconds: Time from the request to its reply, in seconds.
     """
 
     prompt: float
@@ -54,9 +54,9 @@ Costs = Mapping[Call, CallCost]
 async def measure_call_costs(context: RunContext) -> tuple[Costs, Observation]:
     """Make calls of each kind that the run will make. Return their mean costs, and what they show about the scores.
 
-    The calls answer and score a few training rows, rewrite the starting prompt after them, and judge and rewrite one
-    answer for an example. Rows that cannot be used are left out, as in a run. The costs of the other stages are those
-    of the search.
+    The calls answer and score a few training rows, then rewrite the starting prompt, then judge and rewrite one answer
+    for an example. Rows that cannot be used are left out, as in a run. The calls of the other stages are assumed to
+    cost as much as those of the search.
 
     Raises:
         ModelError: A model gave no usable answer, but a later call may succeed.
@@ -102,11 +102,11 @@ async def _score_rows(context: RunContext, candidate: Candidate) -> list[Outcome
 
 
 async def _improve_answer(context: RunContext) -> bool | None:
-    """Judge one answer for an example, and rewrite it. A reply that cannot be used costs as much as another.
+    """Judge one answer for an example, and rewrite it. A reply that cannot be used is measured like any other.
 
     Returns:
         Whether the answer has full scores, so that a run would not rewrite it. None if the judge's reply cannot be
-        used, or if the row has no reference, so that the answer only stands for one.
+        used. Also None if the row has no reference, because a placeholder is then judged in place of an answer.
     """
     table = context.config.examples
     row = example_rows(context.data, table)[1][0]

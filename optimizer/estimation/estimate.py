@@ -105,10 +105,10 @@ async def estimate_from(
 
 
 def _with_race_length(config: RunConfig, data: Split, costs: Costs, *, asks_for_letters: bool) -> RunConfig:
-    """Return the settings with the maximum length of a race that a run would find from its budget.
+    """Return the settings with the maximum length of a race that a run would compute from its budget.
 
-    What the stages before the search cost is not known here, so it is not subtracted from the budget. The run finds the
-    length after the first candidate was scored on the first rows, so the cost of these scores is subtracted.
+    The cost of the stages before the search is not known here, so it is not subtracted from the budget. A run computes
+    the length after it has scored the first candidate on the first rows, so the cost of these scores is subtracted.
     """
     if config.search.queries is not None:
         return config

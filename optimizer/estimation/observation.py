@@ -1,4 +1,4 @@
-"""What the few calls of an estimate show about the scores of a run. A simulation draws its scores accordingly."""
+"""What the few calls of an estimate show about the scores of a run. Simulations draw their random scores from it."""
 
 from dataclasses import dataclass
 from math import sqrt
@@ -6,7 +6,7 @@ from random import Random
 from statistics import mean
 from typing import Final
 
-_PRIOR_DEVIATION: Final = 0.2
+_PRIOR_DEVIATION: Final = 0.2  # the usual standard deviation of scores from 0 to 1
 _PRIOR_SCORES: Final = 1
 """How many scores the usual deviation counts as."""
 
@@ -18,7 +18,7 @@ class Observation:
     Attributes:
         scores: The scores of the starting prompt on a few rows, from 0 to 1. Empty if there are none.
         is_full: Whether the judge gave full scores to the answer that was judged for an example, so that a run does not
-            rewrite it. None if none was judged.
+            rewrite it. None if no answer was judged.
     """
 
     scores: tuple[float, ...] = ()

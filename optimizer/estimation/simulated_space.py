@@ -30,7 +30,7 @@ On each level, the published algorithm either keeps or rewrites the prompt of a 
 of the recipe `drpo` keep it in 0.61 of the cases. In the nine searches that DRPO's authors published, it was kept in
 156 of 259 cases, which is 0.60.
 """
-_MEANS: Final = (0.3, 0.9)
+_MEANS: Final = (0.3, 0.9)  # the same range for the algorithm `raced`
 
 
 class Call(NamedTuple):
@@ -137,9 +137,10 @@ class SimulatedSpace:
     async def expand(self, path: Path[int], count: int, again: int) -> Sequence[int]:
         """Return at most `count` new candidates. The slots are divided among the proposers as in a run.
 
-        The writer model is called once if it has a slot. It is also called now and then for the queries of new
-        examples, and the task model answers these queries. A random share of the rewrites is left out, because a
-        rewrite can repeat an earlier prompt. The slot of such a rewrite goes to the next proposer, if there is one.
+        The writer model is called once if it has a slot. It is also called for a share of the parents, to write the
+        queries of new examples, and the task model answers these queries. A random share of the rewrites is left out,
+        because a rewrite can repeat an earlier prompt. The slot of such a rewrite goes to the next proposer, if there
+        is one.
         """
         parent, asked, made = path[-1].candidate, set[str](), list[int]()
         for ranked in self._allocation.preferences(count, f"{parent}/{again}"):

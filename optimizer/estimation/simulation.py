@@ -1,8 +1,9 @@
 """Simulates a run to count its calls. A simulation runs the real search on random scores, and calls no model.
 
-The distribution of the scores is not known before a run. Each simulation therefore draws its properties at random: mean
-and standard deviation of a score (near those of the few scores that the estimate has seen), the share of the variance
-that the query causes, how much a rewrite changes the score, and the share of rewrites that are new prompts.
+The distribution of the scores is not known before a run. Each simulation therefore draws the properties of this
+distribution at random: mean and standard deviation of a score (near those of the few scores that the estimate has
+seen), the share of the variance that the query causes, how much a rewrite changes the score, and the share of rewrites
+that are new prompts.
 """
 
 import random
@@ -122,10 +123,11 @@ async def _simulate_tuning(space: SimulatedSpace, rows: int) -> int:
 def _count_sealed(config: RunConfig, data: Split, space: SimulatedSpace, *, is_changed: bool) -> None:
     """Count the calls of the sealed evaluation.
 
-    The bundle and the baseline answer all sealed rows, each of them once if the run found nothing better than the
-    baseline (`is_changed`). If both raw variants have the same sampling, a run sends their requests only once. The
-    sampling is not known before the run, so the requests of both raw variants are counted. For each row of [reward]
-    confirm, the judge compares the bundle with the baseline twice, once in each order.
+    The bundle and the baseline both answer all sealed rows. If the run found nothing better than the baseline
+    (`is_changed` is false), they send the same requests, which are counted once. If both raw variants have the same
+    sampling, a run sends their requests only once. The sampling is not known before the run, so the requests of both
+    raw variants are counted. On the first rows, as many as [reward] confirm says, the judge compares the bundle with
+    the baseline twice, once in each order.
     """
     space.begin(EVALUATION)
     counts = {**answers_by_variant(len(data.sealed), config.data.raw), **({} if is_changed else {BASELINE: 0})}

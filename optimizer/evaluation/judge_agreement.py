@@ -69,12 +69,12 @@ class Agreement:
 
     Attributes:
         pairs: Number of pairs.
-        accuracy: Share of readable preferences for the same answer as the person.
+        accuracy: Share of the readable preferences that are for the answer that the person prefers.
         both: Share of pairs for which both replies prefer the same answer as the person. Pairs with an unreadable reply
             are left out.
         consistent: Share of pairs for which both replies prefer the same answer, right or wrong. Pairs with an
             unreadable reply are left out.
-        first_shown: Share of readable preferences for the answer shown first; 0.5 means no position bias.
+        first_shown: Share of the readable preferences that are for the answer shown first; 0.5 means no position bias.
         readable: Share of all replies that are readable.
     """
 

@@ -43,7 +43,7 @@ class Stability:
             cluster.
         flips: Number of single replies that differ from the first one.
         replies: Number of readable replies to the variations.
-        unreadable: Number of the other replies.
+        unreadable: Number of replies to the variations that are not readable.
     """
 
     name: str
@@ -121,7 +121,7 @@ def stability_table(found: Sequence[Stability], model: str) -> Table:
 
 
 def _questions(judgement: Judgement) -> list[tuple[str, str, str, bool]]:
-    """Return query, answers in the order shown, and whether the first one was preferred, for each readable reply."""
+    """For each readable reply, return query, answers in the order shown, and whether the first one was preferred."""
     pair = judgement.pair
     shown = [
         (pair.query, pair.first, pair.second, judgement.in_order == 1) if judgement.in_order else None,

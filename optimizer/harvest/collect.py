@@ -36,11 +36,11 @@ class Collected:
 
 
 def collect(exchanges: Iterator[Exchange | None], per_user: int, advance: Callable[[], None]) -> Collected:
-    """Read all exchanges, which must come in the order of units and times.
+    """Read all exchanges, and return what they show. They must be ordered by unit, and by time within each unit.
 
     Args:
         exchanges: The requests. None stands for a request that cannot be used.
-        per_user: How many ratings and how many pairs of one unit count at most.
+        per_user: The maximum number of ratings, and of pairs, of one unit that count.
         advance: Called after each request, to show the progress.
     """
     answers = RatedAnswers(per_user)
@@ -72,7 +72,7 @@ class PairCollector:
         self._pairs: dict[str, dict[tuple[str, str, str], PreferencePair]] = {source: {} for source in SOURCES}
 
     def add(self, pair: PreferencePair) -> bool:
-        """Keep a pair. Return whether it is new and there was room."""
+        """Keep a pair if it is new, and its source has fewer than MAX_PAIRS pairs. Return whether it was kept."""
         kept = self._pairs[pair.source]
         key = (pair.query, pair.chosen, pair.rejected)
         if key in kept or len(kept) >= MAX_PAIRS:

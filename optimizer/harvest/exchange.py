@@ -7,11 +7,12 @@ from index.types import Message
 
 @dataclass(frozen=True, slots=True)
 class Rating:
-    """The value of the metric by which answers are harvested.
+    """Whether a value of the harvested metric means that an answer was liked or disliked.
 
     Attributes:
-        liked: Whether the value is high enough.
-        disliked: Whether the value is low enough. A value between the two limits is neither.
+        liked: Whether the value reaches the limit for liked answers (`StoreQuery.at_least`).
+        disliked: Whether the value is at or below the limit for disliked answers (`StoreQuery.at_most`). A value
+            between the two limits means neither.
     """
 
     liked: bool
@@ -36,15 +37,16 @@ class Exchange:
     """A request, its reply, and what the store knows about them.
 
     Attributes:
-        unit: Digest of the user or the conversation. It names nobody outside the store.
+        unit: Digest of the user or the conversation. It identifies nobody outside the store.
         time: Start of the request, Unix seconds.
         turns: The turns of the request. The last one is a user turn.
         answer: The text of the reply, without reasoning.
         rating: The rating. None if nobody rated the answer by the wanted metric.
         comments: What users wrote about the answer.
         verdict: The shadow judge's verdict. None if the judge did not compare the answer.
-        knows_person: Whether an equal conversation of the same unit is one of the same person. This is unknown if the
-            request named no user, and asks a first question.
+        knows_person: Whether two equal conversations of this unit are certainly from the same person. This is uncertain
+            if the request named no user and asks a first question: other people who ask this question have the same
+            unit.
     """
 
     unit: bytes = field(repr=False)

@@ -25,7 +25,7 @@ NO_OPENING: Final = "they do not begin with a user turn and an answer"
 
 
 def read_export(path: Path, query: StoreQuery, counts: ReadCounts) -> Iterator[Exchange | None]:
-    """Yield the conversations of a file. A conversation that cannot be used gives None. Each is a unit of its own.
+    """Yield the conversations of a file, each as a unit of its own. A conversation that cannot be used gives None.
 
     Args:
         path: A JSONL file with one conversation per line.

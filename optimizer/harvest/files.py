@@ -1,4 +1,4 @@
-"""Writes a harvest to a folder that a person can read, and reads it again to continue a review.
+"""Writes a harvest to files that a person can read, and reads the files again to continue a review.
 
 The folder holds `report.txt`, `candidates.jsonl`, `rows.jsonl`, `preferences.jsonl`, and `harvest.json`, which is
 written last: a folder without it holds no whole harvest. Only the user who ran the command can read it.
@@ -34,7 +34,7 @@ FILE_MODE: Final = 0o600
 
 @contextmanager
 def only_user_of(folder: Path) -> Iterator[None]:
-    """Keep other processes from working on a folder, which is created, such as a second review of it.
+    """Lock a folder against other processes, such as a second review. Create the folder if it does not exist.
 
     Raises:
         DataError: Another process works on the folder, or the folder cannot be written.
@@ -65,7 +65,7 @@ def write_harvest(folder: Path, result: HarvestResult, settings: HarvestSettings
         folder: The folder, which is created.
         result: The harvest.
         settings: The settings of the harvest.
-        source: What identifies the harvest: a later command with another source does not continue it.
+        source: What identifies the harvest. A later command with another source does not continue this harvest.
 
     Raises:
         DataError: The folder cannot be written.

@@ -1,4 +1,4 @@
-"""Makes a harvest of what a store holds: examples, rows and pairs without private data, screened and ranked.
+"""Makes a harvest from what a store holds: examples, rows and pairs without private data, screened and ranked.
 
 A harvest is a frozen value. `optimizer.harvest.files` writes it to files that a person can read.
 """
@@ -43,7 +43,7 @@ class CandidateExample:
         example: The question and the answer, without private data.
         likes: Number of users who liked the answer. 0 if it is the preferred answer of a pair that nobody rated.
         dislikes: Number of users who disliked it.
-        cautions: Why a person should look at it before it is used; empty if nothing speaks for it.
+        cautions: The reasons why a person should look at the example before it is used; empty if there are none.
     """
 
     example: Example = field(repr=False)
@@ -84,7 +84,7 @@ class Harvest:
         replaced: How many parts of texts were replaced, by the kind of private data.
         left_out: How many liked answers gave no example, by reason.
         rows_left_out: How many disliked answers gave no row, and how many pairs were left out, by reason.
-        taste: The form of answers that ratings and pairs show. None if they show none.
+        taste: The taste that ratings and pairs show. None if they show none.
     """
 
     examples: tuple[CandidateExample, ...] = field(repr=False)
@@ -105,7 +105,7 @@ class Harvest:
 
 @dataclass(slots=True)
 class _Tally:
-    """Counts of a harvest that is being made: replaced parts, and what was left out."""
+    """The counts of a harvest while it is made: replaced parts, and what was left out."""
 
     replaced: Counter[str]
     left_out: Counter[str]
@@ -115,13 +115,13 @@ class _Tally:
 def make_harvest(
     collected: Collected, max_words: int, reader: QuestionReader, advance: Callable[[int], None] = lambda _: None
 ) -> Harvest:
-    """Scrub, screen and rank what a store holds.
+    """Scrub, screen and rank what a store holds, and return the harvest.
 
     Args:
         collected: The rated answers and the pairs.
         max_words: The maximum number of words of an example's answer.
         reader: Embeds the questions.
-        advance: Called with the number of texts that were worked on, to show the progress.
+        advance: Called with the number of answers, rows or pairs that were processed, to show the progress.
     """
     tally = _Tally(Counter(), Counter(), Counter())
     pairs = tuple(_pairs(collected.pairs[:MAX_PAIRS], reader, tally, advance))
@@ -138,7 +138,7 @@ def make_harvest(
 
 
 def _preferred_answers(collected: Collected) -> Iterator[RatedAnswer]:
-    """Yield the preferred answers of the pairs that are clear although nobody rated the answer."""
+    """Yield the preferred answers of pairs with a clear source (_CLEAR), unless users rated the answer."""
     known = {(one.turns, one.answer) for one in (*collected.liked, *collected.disliked)}
     for pair in collected.pairs:
         turns = (*pair.history, Message("user", pair.query))
@@ -148,7 +148,7 @@ def _preferred_answers(collected: Collected) -> Iterator[RatedAnswer]:
 
 
 def work_of(collected: Collected) -> int:
-    """Return how many texts `make_harvest` works on at most, for the progress."""
+    """Return the largest number of answers, rows and pairs that `make_harvest` can process, for the progress."""
     liked = len(collected.liked) + len(list(_preferred_answers(collected)))
     rows, pairs = min(len(collected.disliked), MAX_ROWS), min(len(collected.pairs), MAX_PAIRS)
     ratings = sum(map(len, _clearly_rated(collected)))
@@ -156,12 +156,12 @@ def work_of(collected: Collected) -> int:
 
 
 def _merit(answer: RatedAnswer, taste: Taste | None) -> float:
-    """Return by how much an answer deserves to be an example: its share of likes, and the form that people prefer."""
+    """Return the value by which answers are ranked: the share of likes, plus the share that the taste predicts."""
     return answer.share + (0.0 if taste is None else taste.chance(answer.answer))
 
 
 def _clearly_rated(collected: Collected) -> tuple[Sequence[RatedAnswer], Sequence[RatedAnswer]]:
-    """Return the most liked and the most disliked answers. An answer with as many likes as dislikes says nothing."""
+    """Return the most liked and the most disliked answers. An answer with as many likes as dislikes is left out."""
     disliked = [one for one in collected.disliked if one.net < 0]
     return collected.liked[:MAX_RATED_OF_A_SIDE], disliked[:MAX_RATED_OF_A_SIDE]
 

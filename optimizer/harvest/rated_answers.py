@@ -48,11 +48,11 @@ class RatedAnswer:
 
     @property
     def share(self) -> float:
-        """The estimated share of users who like the answer: the mean of a beta distribution that begins at one half."""
+        """The estimated share of users who like the answer. Without votes, it is one half."""
         return (self.likes + 1) / (self.likes + self.dislikes + 2)
 
     def with_vote(self, rating: Rating, count: int) -> "RatedAnswer":
-        """Return the answer with one vote more (`count` 1) or less (-1)."""
+        """Return the answer with one vote added (`count` is 1) or removed (`count` is -1)."""
         likes, dislikes = self.likes + count * rating.liked, self.dislikes + count * rating.disliked
         return RatedAnswer(self.turns, self.answer, likes, dislikes, self.comments, self.time)
 
@@ -60,7 +60,7 @@ class RatedAnswer:
 class RatedAnswers:
     """Collects rated answers. The exchanges of one unit must be added one after the other.
 
-    If there are too many answers, those with the fewest votes on one side are dropped.
+    If there are too many answers, those whose numbers of likes and dislikes differ least are dropped.
 
     Attributes:
         dropped: Number of answers that were dropped because there were too many.
@@ -72,8 +72,8 @@ class RatedAnswers:
         """Begin without answers.
 
         Args:
-            per_user: How many answers one unit may rate. Its further ratings do not count.
-            most: How many answers are kept.
+            per_user: The maximum number of answers that one unit may rate. Further ratings of the unit do not count.
+            most: The number of answers that are kept. The weakest are dropped when there are twice as many.
         """
         self.dropped = self.too_long = self.over_share = 0
         self._per_user = per_user

@@ -32,11 +32,11 @@ class Progress(Protocol):
     """Shows how far the work is."""
 
     def begin(self, what: str, total: int) -> None:
-        """Begin a new step with a number of parts."""
+        """Begin the step `what`, which has `total` parts. If `total` is 0, the number of parts is unknown."""
         ...
 
     def advance(self, count: int = 1) -> None:
-        """Finish parts of the step."""
+        """Count this many more parts of the step as finished."""
         ...
 
 
@@ -45,9 +45,9 @@ class HarvestSettings:
     """How a store is harvested.
 
     Attributes:
-        query: What is read.
+        query: What is read from the store.
         max_words: The maximum number of words of an example's answer.
-        per_user: How many ratings and how many pairs of one unit count at most.
+        per_user: The maximum number of ratings, and of pairs, of one unit that count.
     """
 
     query: StoreQuery = field(default_factory=StoreQuery)

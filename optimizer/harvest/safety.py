@@ -1,8 +1,8 @@
-"""Finds questions that look harmful: the refusals of the default bundle are the nearest examples.
+"""Finds questions that look harmful: questions for which the default bundle chooses its refusals as examples.
 
-The rule was tried on the train and validation rows of references.jsonl (30 November 2026). Of 65 questions that must be
-refused, it found 59 as harmful and 63 as harmful or doubtful. Of 255 general questions, it took 10 for harmful and 79
-for harmful or doubtful; of 96 that only sound unsafe, 26 and 45.
+The rule was tried on the train and validation rows of references.jsonl (30 November 2026). It called 59 of 65 questions
+that must be refused harmful, and 63 harmful or doubtful. It called 10 of 255 general questions harmful, and 79 harmful
+or doubtful. It called 26 of 96 questions that only sound unsafe harmful, and 45 harmful or doubtful.
 """
 
 import re
@@ -41,7 +41,7 @@ class Question:
 
     @property
     def is_readable(self) -> bool:
-        """Whether the embedder can read the question. A bundle cannot hold an example with another question."""
+        """Whether the embedder can read the question. If not, a bundle cannot contain an example with this question."""
         return bool(self.vector.any())
 
 
@@ -73,7 +73,10 @@ class QuestionReader:
         return [self._with_sentences(query, one) for query, one in zip(queries, found, strict=True)]
 
     def _with_sentences(self, query: str, question: Question) -> Question:
-        """Return a long question as doubtful if one of its sentences looks harmful: the others can hide it."""
+        """Return the question, marked as doubtful if it is long and one of its sentences alone looks harmful.
+
+        In the vector of a long question, the other sentences can hide such a sentence.
+        """
         sentences = [] if question.is_doubtful else _sentences(query)
         is_hidden = bool(sentences) and any(self._question(one).is_harmful for one in self._embedder.embed(sentences))
         return replace(question, is_doubtful=question.is_doubtful or is_hidden)

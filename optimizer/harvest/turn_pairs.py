@@ -1,7 +1,7 @@
 """Finds preference pairs in the requests of one unit: regenerated answers, corrected answers, and reworded questions.
 
-A client sends the earlier turns of a conversation with each request. So a later request shows which of several answers
-the user went on with, and whether the user corrected the answer.
+A client sends the earlier turns of a conversation with each request. A later request therefore shows with which of
+several answers the user continued, and whether the user corrected the answer.
 """
 
 import re

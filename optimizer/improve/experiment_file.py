@@ -22,7 +22,7 @@ class ExperimentPlan:
         name: The name of the experiment.
         current: The bundle of the control: a path, or the name of a bundle of drpo.
         new: The path of the bundle of the treatment.
-        query: What was read from the store, with the metric.
+        query: What was read from the store. The experiment has the metric of this query.
         feedback: What the store says about the metric.
         difference: The smallest difference of the metric that the experiment should find.
     """

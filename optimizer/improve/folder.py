@@ -1,7 +1,7 @@
 """The folder of an improvement: where each step leaves its result, and to which store and bundle the folder belongs.
 
-A step whose result is there is not repeated. Every result is complete or absent, so that the same command continues
-after an interruption at any moment.
+A step whose result exists is not repeated. Every result is complete or absent, so that the same command continues after
+an interruption at any moment.
 """
 
 import tomllib
@@ -94,7 +94,7 @@ class ImproveFolder:
         """Create the folder, or check that it belongs to the same improvement.
 
         Args:
-            identity: What the improvement is made of: `store`, `bundle` and `feedback`.
+            identity: What the improvement is made from: `store`, `bundle` and `feedback`.
 
         Raises:
             DataError: The folder holds other files or another improvement, or cannot be written.
@@ -128,7 +128,7 @@ def _text(value: object) -> str:
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Write a file that only its owner can read, so that it is complete or absent. Raises DataError."""
+    """Write a file atomically, so that only its owner can read it. Raises DataError."""
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True, mode=FOLDER_MODE)
         replace_file(path, [content])

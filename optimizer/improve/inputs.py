@@ -1,7 +1,7 @@
 """Makes the inputs of the run: rows.jsonl, pool.jsonl, preferences.jsonl and run.toml, in one folder.
 
-run.toml is that of the user, with the rows, the examples and the preference pairs of the harvest, and with the current
-bundle as the start. Without one, it has only what the flags say.
+run.toml is the user's file, with the rows, the examples and the preference pairs of the harvest, and with the current
+bundle as the start. If the user has no run.toml, it contains only these and what the flags say.
 """
 
 import tomllib
@@ -43,8 +43,8 @@ class Start:
     """What an improvement begins with.
 
     Attributes:
-        document: The tables of the user's run.toml, and the tables that flags set. The rows and the bundle are not in
-            it.
+        document: The tables of the user's run.toml, and the tables that flags set. The harvested rows and the current
+            bundle are not in it.
         folder: The folder at which the relative paths of the document start.
         bundle: The current bundle: a path, or the name of a bundle of drpo.
         manifest: The manifest of the current bundle.
@@ -165,7 +165,7 @@ def _rows(path: Path) -> Sequence[Row]:
 
 
 def _sealed_comments(path: Path) -> set[str]:
-    """Return the comments that users wrote about answers to sealed questions alone."""
+    """Return the comments that users wrote only about answers to sealed questions."""
     comments: dict[bool, set[str]] = {True: set(), False: set()}
     for line in path.read_bytes().splitlines():
         row = orjson.loads(line)
@@ -174,7 +174,7 @@ def _sealed_comments(path: Path) -> set[str]:
 
 
 def _preferences(path: Path, left_out: Collection[str], data: DataTable | None) -> Preferences:
-    """Return what was harvested and what the user has. `left_out`: comments of the harvest that are not used."""
+    """Return the harvested and the user's own preferences, without the harvested comments in `left_out`."""
     found, own = read_preferences(path), Preferences()
     if data and data.preferences:
         own = read_preferences(data.preferences)
@@ -191,7 +191,7 @@ def _examples(path: Path) -> Sequence[Example]:
 
 
 def _pool(start: Start, liked: Sequence[Example]) -> Sequence[Example]:
-    """Return the liked answers, and then the examples of the user's pool to other questions."""
+    """Return the liked answers, and then the examples of the user's pool that answer other questions."""
     pool = start.document.get("examples", {}).get("pool", DEFAULT_BUNDLE)
     known = [one.query for one in liked]
     return (*liked, *read_pool(pool if pool == DEFAULT_BUNDLE else str(start.folder / pool), known))

@@ -50,7 +50,7 @@ def read_metric(session: ReadSession, query: StoreQuery) -> MetricFeedback:
 
 
 def is_measured(feedback: MetricFeedback) -> bool:
-    """Whether enough users rated, and not all alike, to plan with the measured variance."""
+    """Whether the plan can use the measured variance: enough users rated, and their ratings differ."""
     return feedback.users >= MIN_RATERS and feedback.variance > 0
 
 
@@ -67,8 +67,8 @@ def planned_variance(feedback: MetricFeedback, query: StoreQuery) -> float:
 def planned_units(variance: float, difference: float) -> int:
     """Return the number of users, in both arms together, at which the experiment finds a difference.
 
-    If the true difference of the means is this large, the interval that is valid however often one looks excludes 0
-    with a power of 80 % at this number of users. The variance of the difference is 4 * variance / users.
+    If the true difference of the means is this large, the anytime-valid interval excludes 0 with a probability of 80 %
+    at this number of users. The variance of the difference is 4 * variance / users.
     """
     users = 4 * variance * ((_BOUNDARY + _POWER) / difference) ** 2
     return max(MIN_UNITS, min(MAX_UNITS, math.ceil(users)))

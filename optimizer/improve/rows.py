@@ -1,7 +1,7 @@
 """Divides what was harvested into rows and examples, and adds the user's own rows. It reads and writes no file.
 
-The part of a question depends only on a hash of its text. So a question keeps its part in every later improvement: a
-question that decided on a bundle never becomes a training row of the next one.
+The part of a question depends only on a hash of its text. A question therefore keeps its part in every later
+improvement. For example, a sealed question never becomes a training row of the next improvement.
 """
 
 import hashlib
@@ -29,8 +29,8 @@ class Parts:
 
     Attributes:
         rows: The rows, each with its split.
-        examples: Liked answers that can become examples. None has the question of a row.
-        preferences: Pairs, ratings and comments. None has the question of a sealed row.
+        examples: Liked answers that can become examples. No row has the same question as one of them.
+        preferences: Pairs, ratings and comments. No sealed row has the same question as a pair or a rating.
     """
 
     rows: tuple[Row, ...] = field(repr=False)
@@ -102,7 +102,7 @@ def _distinct(rows: Iterable[Row]) -> Iterator[Row]:
 
 
 def _without_small_validation(rows: Sequence[Row]) -> tuple[Row, ...]:
-    """Let too few validation rows be training rows: the tuning stage then compares settings on the training rows."""
+    """Make the validation rows training rows if they are too few. The tuning stage then uses the training rows."""
     if sum(row.split == VALIDATION for row in rows) >= MIN_ROWS:
         return tuple(rows)
     return tuple(replace(row, split=TRAIN) if row.split == VALIDATION else row for row in rows)

@@ -35,7 +35,10 @@ Rule: TypeAlias = Callable[[str], Iterator[Finding]]
 
 
 def folded(text: str) -> str:
-    """Return a text in lower case, with every character at its place. A character without a single small one stays."""
+    """Return a text in lower case, in which every character keeps its position.
+
+    A character whose lower case has several characters is left as it is.
+    """
     small = text.lower()
     return small if len(small) == len(text) else "".join(low if len(low := one.lower()) == 1 else one for one in text)
 

@@ -7,7 +7,7 @@ from typing import Final
 from optimizer.data.scrubbing.findings import NAME, Finding, folded, matches
 from optimizer.data.scrubbing.words import any_of, word_groups
 
-_MAX_WORDS: Final = 5
+_MAX_WORDS: Final = 5  # words of a name
 _MIN_PART: Final = 3  # a part of a name is searched for alone only if it has this many characters
 _BEGIN: Final = r"\b"
 _TITLED: Final = rf"(?:{any_of('titles')}\.?[^\S\n]+){{0,3}}"
@@ -54,7 +54,7 @@ def find_names(text: str) -> Iterator[Finding]:
 
 
 def find_known_names(text: str, names: Collection[str]) -> Iterator[Finding]:
-    """Yield each place with a name of `names`, or with a part of one. They are from other texts of the conversation."""
+    """Yield each place of a name in `names`, or of a part of such a name. All texts of the conversation give names."""
     parts = {part for name in names for part in (name, *name.split()) if _is_searched(part, name)}
     if not parts:
         return
@@ -80,8 +80,8 @@ def _after(
     """Yield the names after the matches of a pattern.
 
     Args:
-        begins: The matches of what stands before a name.
-        follows: The pattern of what must follow it.
+        begins: The matches of a pattern for the text before a name.
+        follows: The pattern that must match after the name.
         text: The text.
         may_be_small: Whether the first word of a name may be written in lower case.
     """

@@ -17,8 +17,8 @@ _IP_4: Final = re.compile(r"(?<![\d.])\d{1,3}(?:\.\d{1,3}){3}(?!\.?\d)")
 _IP_6: Final = re.compile(r"(?<![\w:.])(?:[0-9a-f]{0,4}:){2,7}[0-9a-f]{0,4}(?![\w:])", re.IGNORECASE)
 
 _MIN_PHONE, _MAX_PHONE = 7, 15  # digits; E.164 allows 15
-_MIN_ANNOUNCED: Final = 6
-_MIN_NATIONAL, _MAX_NATIONAL = 9, 12
+_MIN_ANNOUNCED: Final = 6  # digits of a number after a word such as "call"
+_MIN_NATIONAL, _MAX_NATIONAL = 9, 12  # digits of a number without a country code
 _ANNOUNCED_WITHIN: Final = 32  # characters between a word such as "call" and the number
 _NUMBER: Final = re.compile(
     r"(?<![^\W\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3])(?<![.,+])(?:\+|＋)?[(（]?\d(?:[\s().,/‐-―\-（）－・]{0,3}\d){5,17}(?:\s*(?:ext\.?|extension|x|#|dw)\s*\d{1,5})?(?![\d%])",
@@ -82,7 +82,7 @@ def _is_account(text: str) -> bool:
 
 
 def _is_address(text: str) -> bool:
-    """Whether a text is an IP address of one machine: 127.0.0.1, :: and netmasks are everybody's."""
+    """Whether a text is an IP address that identifies a machine, unlike 127.0.0.1, :: and netmasks."""
     try:
         address = ipaddress.ip_address(text)
     except ValueError:
@@ -113,5 +113,5 @@ def _is_phone(number: str, before: str) -> bool:
 
 
 def _is_grouped(number: str) -> bool:
-    """Whether the digits stand in groups as those of a phone number do. Pairs of digits alone are a list of numbers."""
+    """Whether the digits are grouped as in a phone number. Digits in pairs alone are more likely a list of numbers."""
     return not _PAIRS.fullmatch(number) and any(form.fullmatch(number) for form in (_GROUPED, _AREA_CODE))

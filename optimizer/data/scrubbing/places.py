@@ -35,13 +35,13 @@ _MIN_DIGITS: Final = 5  # fewer may be a year
 
 
 def find_places(text: str) -> Iterator[Finding]:
-    """Yield street addresses. A street without a house number is nobody's address."""
+    """Yield street addresses. A street without a house number does not count, because it identifies nobody."""
     for pattern in _PLACES if any(map(str.isdecimal, text)) else ():
         yield from matches(PLACE, pattern, text)
 
 
 def find_documents(text: str) -> Iterator[Finding]:
-    """Yield the numbers of documents that a word announces, and those whose form nothing else has."""
+    """Yield numbers of documents. Either a word such as "passport" precedes a number, or its form is unique."""
     for one in matches(DOCUMENT, _NAMED, folded(text)):
         number = _until_words(text[one.start : one.end])
         if sum(map(str.isdecimal, number)) >= _MIN_DIGITS:
@@ -51,7 +51,7 @@ def find_documents(text: str) -> Iterator[Finding]:
 
 
 def _until_words(number: str) -> str:
-    """Return a number without the words that follow it: a part without a digit ends it."""
+    """Return the beginning of a text up to its first part without a digit: the number without the words after it."""
     parts = number.split(" ")
     words = next((place for place, part in enumerate(parts[1:], start=1) if not any(map(str.isdecimal, part))), None)
     return " ".join(parts[:words])

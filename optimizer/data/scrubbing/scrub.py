@@ -58,7 +58,7 @@ def _findings(text: str) -> Iterable[Finding]:
 def _without_overlaps(findings: Sequence[Finding]) -> list[Finding]:
     """Return findings that do not overlap, in the order of the text. Overlapping findings are joined to one.
 
-    The kind of joined findings is that of the first rule; a name gives way to every other kind.
+    The kind of joined findings is that of the first rule. But every other kind takes precedence over a name.
     """
     ranked = {kind: rank for rank, kind in reversed(list(enumerate(one.kind for one in findings)))}
     joined: list[Finding] = []

@@ -44,7 +44,7 @@ def find_secrets(text: str) -> Iterator[Finding]:
 
 
 def _is_no_word(value: str) -> bool:
-    """Whether a stated password is not a usual word: "the password is wrong" states none."""
+    """Whether a stated password is not just a word. In "the password is wrong", for example, it is one."""
     return not value.strip(".!?)").isalpha()
 
 

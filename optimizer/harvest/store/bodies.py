@@ -22,7 +22,10 @@ _DONE: Final = "[DONE]"
 
 
 def request_turns(body: str) -> tuple[Message, ...] | None:
-    """Return the turns of a request to Chat Completions or Responses; None if the last turn is not a user's."""
+    """Return the turns of a request to Chat Completions or Responses.
+
+    The result is None if a turn cannot be read, or if the last turn is not a user turn.
+    """
     fields = _json_object(body)
     if fields is None:
         return None

@@ -1,7 +1,7 @@
 """Reads the exposures of a store with their texts, feedback and verdicts, one by one.
 
-drpo-proxy writes the tables (proxy/experiments/store). The rows come in the order of units and times, so that the turns
-of one user stand together, and only one exposure is in memory at a time.
+drpo-proxy writes the tables (proxy/experiments/store). The rows are ordered by unit and time, so that the requests of
+one unit follow each other. Only one exposure is in memory at a time.
 """
 
 from collections import Counter
@@ -148,10 +148,11 @@ def exchanges_statement(query: StoreQuery, other: str = "NULL") -> str:
 
 
 def feedback_statement(query: StoreQuery) -> str:
-    """Return the SELECT statement of the feedback on the requests, in the same order. It has the values twice.
+    """Return the SELECT statement of the feedback on the requests, in the order of `exchanges_statement`.
 
-    It is apart from the texts, which would be repeated for each feedback. Feedback names a request by one of two ids. A
-    request with many values under both has a row for each value, and not for each two.
+    Its parameters are the values of the query (`_values`), twice. The statement is separate from that of the texts,
+    because a join of both would repeat the texts for each feedback. Feedback names a request by one of two ids. Each
+    half of the statement reads the feedback under one id, so there is one row for each value.
     """
     parts = (
         f"""SELECT e.unit AS unit, e.time AS time, e.request_id AS request_id, f.metric, f.value, f.comment,
@@ -163,7 +164,7 @@ def feedback_statement(query: StoreQuery) -> str:
 
 
 def _where(query: StoreQuery) -> str:
-    """Return the condition. The expression for the experiment keeps SQLite from using the index of experiments."""
+    """Return the WHERE clause. The `|| ''` in it keeps SQLite from using the index of experiments."""
     return "WHERE e.time >= ?" + (" AND e.experiment || '' = ?" if query.experiment else "")
 
 
@@ -173,14 +174,14 @@ def _values(query: StoreQuery) -> tuple[Any, ...]:
 
 @dataclass(slots=True)
 class _Found:
-    """What the rows of one request hold. Each row repeats the texts, so the rows are not kept."""
+    """The content of the rows of one request. The rows themselves are not kept, because each row repeats the texts."""
 
     asked: str | None = None
     answered: str | None = None
     verdict: Verdict | None = None
 
     def add(self, row: Sequence[Any]) -> None:
-        """Take what a row adds."""
+        """Add what a row contains and the earlier rows did not."""
         if self.asked is None:
             self.asked, self.answered = row[6], row[7]
         if self.verdict is None and isinstance(row[8], int | float):

@@ -78,7 +78,7 @@ def _sqlite(path: Path, name: str) -> Iterator[ReadSession]:
 
 
 def _text(data: bytes) -> str:
-    """Decode any text: the error of SQLite for one that is not UTF-8 would contain the text."""
+    """Decode a text that need not be UTF-8. SQLite's own error for such a text would contain the text."""
     return data.decode("utf-8", "replace")
 
 
@@ -113,7 +113,7 @@ def _postgresql(place: StoreAddress) -> Iterator[ReadSession]:
 
 
 def _reason(error: "psycopg.Error") -> str:
-    """Return the server's message, or the first line of a failed connection, which contain neither row nor password."""
+    """Return the server's message, or the first line of a connection error. Neither contains a row or a password."""
     if error.diag.message_primary:
         return error.diag.message_primary
     return str(error).splitlines()[0] if isinstance(error, psycopg.OperationalError) else type(error).__name__
