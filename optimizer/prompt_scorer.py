@@ -1,8 +1,8 @@
 """Scores prompts with the task model and the rewards of a run.toml, for optimizers of other packages.
 
 The optimizer of the other package need not be async. It calls `score` to score its prompts, and `write` to get texts
-from the writer model. The calls and replies are in a journal, as in a run. So no call is paid for twice, even after an
-interruption. examples/optimizers shows how GEPA and CAPO use this module.
+from the writer model. As in a run, a journal contains the calls and replies, so that no call is paid for twice, even
+after an interruption. examples/optimizers shows how GEPA and CAPO use this module.
 """
 
 import asyncio
@@ -59,8 +59,9 @@ class PromptScorer:
     """Scores prompts and asks the writer model. `open_prompt_scorer` opens it.
 
     Attributes:
-        start: The candidate that the table [bundle] of run.toml describes. Its prompt is the first one. Another prompt
-            is scored with the examples, the layout and the sampling parameters of this candidate.
+        start: The candidate that the table [bundle] of run.toml describes. The other optimizer can begin with its
+            prompt. Another prompt is scored with the examples, the layout and the sampling parameters of this
+            candidate.
         rows: The training rows of [data].
         faults: For each prompt so far that a bundle cannot contain, the reason.
     """
@@ -76,7 +77,7 @@ class PromptScorer:
         self._usable = {start.prompt}
 
     def score(self, pairs: Sequence[tuple[str, Row]]) -> list[ScoredAnswer]:
-        """Let the task model answer each row under its prompt, all of them at the same time, and score the answers.
+        """Let the task model answer each row under its prompt, all rows at the same time, and score the answers.
 
         A prompt that a bundle cannot contain, for example because it has a role marker, gets no answer and the score 0.
 

@@ -230,7 +230,7 @@ def _ordered(higher: _Matrix, lower: _Matrix) -> float:
 
 
 def _ranking(weights: _Matrix) -> tuple[tuple[str, float], ...]:
-    """Return the three features with the largest effect. All words get the name WORDS, because they are users' words."""
+    """Return the three features with the largest effect. Words are only called WORDS, because users wrote them."""
     names = [*FORMS, *([WORDS] * (len(weights) - len(FORMS)))]
     ranked = sorted(zip(names, weights.tolist(), strict=True), key=lambda one: -abs(one[1]))
     found: dict[str, float] = {}

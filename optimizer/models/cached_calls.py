@@ -112,7 +112,7 @@ class CachedCalls:
         return counts[0] - counts[1]
 
     async def finish(self) -> None:
-        """Wait until no call is in flight, because the work that needed the replies has ended."""
+        """Wait until no call is in flight. A call can outlast the work that made it."""
         await self._paid.finish()
 
     async def close(self, say: Callable[[str], None]) -> None:
@@ -127,11 +127,11 @@ class CachedCalls:
         await self._paid.close(say)
 
     def _more_tokens(self, request: Request, min_tokens: int) -> int:
-        """Return a higher maximum number of tokens than the request had whose reply was cut."""
+        """Return a higher maximum number of tokens, for the repeat of a request whose reply was cut."""
         return _GROWTH * int(min_tokens or self.form(request.role).max_tokens or request.body["max_tokens"])
 
     async def _keep_more_tokens(self, role: str, min_tokens: int) -> None:
-        """If replies are only complete with a higher maximum number of tokens, use it from now on."""
+        """Use a higher maximum number of tokens from now on, because a reply was complete only with it."""
         form = self.form(role)
         if min_tokens > form.max_tokens:
             await self.change_form(role, "a reply was cut", replace(form, max_tokens=min_tokens))
@@ -157,7 +157,7 @@ def _missing_choices(parts: Mapping[int, StoredReply], count: int) -> list[int]:
 
 
 def _chunks(missing: Sequence[int], size: int) -> list[tuple[int, int]]:
-    """Divide the missing choices into requests: the number of the first choice and the number of choices of each."""
+    """Return, for each request for missing choices, the number of its first choice and how many choices it asks for."""
     step = size or len(missing)
     return [(missing[start], len(missing[start : start + step])) for start in range(0, len(missing), step)]
 

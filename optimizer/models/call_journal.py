@@ -1,4 +1,4 @@
-"""The calls of a run in the journal: the events of each attempt, and the results of the calls of earlier sessions.
+"""The calls of a run in the journal: writes the events of each attempt, and reads the results of earlier calls.
 
 A call that the server refused for good is in the journal too. A resumed run therefore does not send it again. If a run
 stopped because too many rows were left out, the user changes something before the run is resumed. Refusals and
@@ -42,7 +42,8 @@ class Refusal:
     Attributes:
         message: The message of the error.
         status: The HTTP status.
-        configured: The differences of the form that run.toml set then. With another form, the request may succeed.
+        configured: The form that run.toml set then, as `RequestForm.differences`. With another form, the request may
+            succeed.
     """
 
     message: str
@@ -52,13 +53,13 @@ class Refusal:
 
 @dataclass(slots=True)
 class CallRecord:
-    """The results of the calls of earlier sessions, and of the calls of this session so far.
+    """The results of all calls of a run so far, including those that the journal contained when it was opened.
 
     Attributes:
         replies: The stored reply to each request, by the cache key of the request.
         refusals: The requests that the server refused for good, by cache key.
-        given_up: The cache keys of requests that failed in all attempts, although the server may have been well.
-        spent: The cost of the calls of earlier sessions.
+        given_up: The cache keys of requests that failed in all attempts, perhaps because of the request itself.
+        spent: The cost of the calls that the journal contained when it was opened.
         roles: The roles whose models have replied.
     """
 
@@ -120,7 +121,7 @@ class Attempts:
         role: The role whose model receives the request.
         key: The cache key of the request.
         max_cost: The highest possible cost of one attempt.
-        configured: The differences of the form of requests that run.toml sets.
+        configured: The form of requests that run.toml sets, as `RequestForm.differences`.
     """
 
     journal: Journal
@@ -150,9 +151,9 @@ class Attempts:
         - The server refused the request itself.
         - The server answered with status 403, although it has accepted the API key. Some servers reject a text with
           this status.
-        - The request also failed in an earlier session, and the server is up and not busy. This is so if the
-          server answered with status 500 or did not reply in time. It is also so if the connection broke, or a gateway
-          answered with status 502 or 504, but the model answers another request now.
+        - The request also failed before the run was resumed, and the server is up and not busy. The server is assumed
+          to be so if it answered with status 500 or did not reply in time. It is also assumed to be so if the
+          connection broke, or a gateway answered with status 502 or 504, but the model answers another request now.
 
         Args:
             error: The error of the last attempt.

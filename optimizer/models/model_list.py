@@ -1,4 +1,4 @@
-"""Asks an endpoint for the list of its models, and finds the model that a name stands for."""
+"""Asks an endpoint for the list of its models, and returns all names or the first one."""
 
 from typing import Final
 
@@ -14,7 +14,7 @@ _FIRST_ERROR: Final = 400
 
 
 async def first_model(base_url: str, api_key: str | None, reply_timeout: float) -> str:
-    """Return the first name of the endpoint's list of models that stands for no variant.
+    """Return the first name in the endpoint's list of models that is not the name of a variant, such as `lm@raw`.
 
     Raises:
         UnparsableReplyError: The list is empty.

@@ -1,7 +1,8 @@
 """Finds the form of requests that a server accepts, and remembers it for the run.
 
-The first request of each shape is sent alone. If the server refuses it, simpler forms are tried, and the first one that
-the server accepts is used from then on. A refused request costs nothing. This module does not send requests itself.
+The first request of each shape (`body_shape`) is sent alone. If the server refuses it, simpler forms are tried, and the
+first one that the server accepts is used from then on. A refused request costs no tokens. This module does not send
+requests itself.
 """
 
 import asyncio
@@ -44,11 +45,12 @@ class FormNegotiation:
     """
 
     def __init__(self, role: str, configured: RequestForm, journal: Journal) -> None:
-        """Begin with the form that an earlier session of the run found, or with the form of run.toml.
+        """Begin with the form that the journal contains, or else with the form of run.toml.
 
         Args:
             role: The role of the model.
-            configured: The form that run.toml sets. If it has changed since the earlier session, it is used.
+            configured: The form that run.toml sets. If it has changed since a form was journaled, the form of run.toml
+                is used.
             journal: The journal of the run.
         """
         self._role = role
@@ -132,8 +134,8 @@ class FormNegotiation:
     def _may_be_form(self, error: RefusedRequestError, sent: Mapping[str, Any]) -> bool:
         """Return whether the reason of an error may be the form of a body.
 
-        If the message names no part of the body, the reason is only looked for a few times, because each refused
-        request counts in the budget of calls.
+        If the message names no part of the body, other forms are tried only a few times, because each refused request
+        counts in the budget of calls.
         """
         if is_too_long(error):
             return self._role != _TASK and limits_reply(error.reason)
@@ -153,7 +155,7 @@ def _is_another(error: RefusedRequestError, earlier: RefusedRequestError) -> boo
 
 
 def _recorded_form(role: str, configured: RequestForm, events: list[Event]) -> RequestForm | None:
-    """Return the form that an earlier session found for this configured form; None if it found none."""
+    """Return the form in the journal that was found for this configured form; None if there is none."""
     notes = [event for event in events if event.get("note") == _NOTE and event.get("role") == role]
     if not notes or RequestForm.from_differences(notes[-1]["configured"]) != configured:
         return None

@@ -1,7 +1,7 @@
 """Decides how a request is repeated after a reply that cannot be read, and joins the parts of several replies.
 
-A server gives the same reply to the same request if the temperature is 0. Such a request is therefore never repeated as
-it is. All functions are pure.
+A server gives the same reply to the same request if the temperature is 0. Such a request is therefore never repeated
+unchanged. All functions are pure.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ CUT: Final = "cut"
 
 
 def repeated_body(body: Json, reminder: str, attempt: int, *, is_cut: bool) -> Json | None:
-    """Return the body of a request for its next attempt; None if another attempt is hopeless.
+    """Return the body of a request for its next attempt; None if another attempt cannot help.
 
     Args:
         body: The body of the first attempt.

@@ -106,7 +106,7 @@ def json_objects(text: str) -> list[FoundObject]:
 
 
 def find_object(text: str, is_wanted: Callable[[Mapping[str, Any]], bool]) -> FoundObject | None:
-    """Return the last whole JSON object after the reasoning in a text that is wanted; None if there is none.
+    """Return the last whole JSON object after the reasoning for which `is_wanted` is true; None if there is none.
 
     A model may put the object that it was asked for into another one, such as {"verdict": {...}}. The values of an
     object are therefore tried after the object itself. Such a value is returned with the positions of the outer object.

@@ -43,7 +43,7 @@ def request_body(form: RequestForm, body: Json, min_tokens: int = 0) -> dict[str
 
 
 def body_shape(path: str, sent: Json) -> tuple[object, ...]:
-    """Return what a server accepts or refuses in a body, whatever the texts are.
+    """Return the properties of a body that a server can accept or refuse, apart from the texts in it.
 
     If a server accepted a body, and then refuses a body of the same shape, the reason is not the form.
     """
@@ -64,7 +64,7 @@ class _Step:
     """One way to simplify a form.
 
     Attributes:
-        named: Finds the name of what is simplified in a server's error message.
+        named: The pattern that finds, in a server's error message, the name of what the step simplifies.
         simplify: Returns a simpler form; None if this body has nothing to simplify.
     """
 
@@ -75,8 +75,8 @@ class _Step:
 def simpler_forms(form: RequestForm, body: Json, message: str) -> list[RequestForm]:
     """Return the simpler forms to try after a server refused a body, the most promising one first.
 
-    If the message names fields of the body, only these fields are simplified. First each of them is simplified alone,
-    then all of them together, further and further.
+    If the message names fields of the body, only these fields are simplified. First each of them is simplified alone.
+    Then all of them are simplified together, one step after the other.
 
     Args:
         form: The form that was refused.

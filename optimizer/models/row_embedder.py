@@ -14,7 +14,7 @@ _TRIAL: Final = "What is the capital of France?"
 
 
 class RowEmbedder:
-    """An embedder whose failure at some texts is an error of these texts, if it embeds another text."""
+    """Wraps an embedder. If it fails at some texts, but embeds another text, the raised error blames these texts."""
 
     def __init__(self, embedder: Embedder) -> None:
         self._embedder = embedder

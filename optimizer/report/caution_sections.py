@@ -7,7 +7,7 @@ from optimizer.report.run_summary import RunSummary
 
 
 def judge_trust(summary: RunSummary) -> Iterator[str]:
-    """Yield how often the judge preferred the right answer, with a warning if it cannot be trusted."""
+    """Yield the section that says how often the judge was right, with a warning if it cannot be trusted."""
     if not summary.judge_trust:
         return
     yield "<h2>Can the judge be trusted?</h2>"
@@ -24,7 +24,7 @@ def judge_trust(summary: RunSummary) -> Iterator[str]:
 
 
 def pleading(summary: RunSummary) -> Iterator[str]:
-    """Yield the number of answers that tried to influence the judge."""
+    """Yield the section with the number of answers that tried to influence the judge."""
     if summary.pleading:
         verb = "answer" if summary.pleading == 1 else "answers"
         yield "<h2>Answers that tried to influence the judge</h2>"
@@ -35,7 +35,7 @@ def pleading(summary: RunSummary) -> Iterator[str]:
 
 
 def left_out(summary: RunSummary) -> Iterator[str]:
-    """Yield the rows that were left out, and the number of dropped candidates by reason."""
+    """Yield the sections about rows that were left out, refused requests, and dropped candidates by reason."""
     if summary.left_out:
         yield "<h2>Rows that were left out</h2>"
         yield '<p class="soft">They could not be answered or scored, and count for no candidate.</p>'

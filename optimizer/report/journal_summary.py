@@ -36,7 +36,7 @@ class _LevelEvents:
 
 @dataclass(slots=True)
 class _Open:
-    """A level whose end is not reached yet."""
+    """The counts of a level while its events are read."""
 
     calls: Counter[str] = field(default_factory=Counter)
     proposed: dict[str, list[str]] = field(default_factory=dict)

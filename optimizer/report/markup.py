@@ -24,16 +24,16 @@ def head_row(*cells: str) -> str:
 
 
 def row(name: str, *cells: str) -> str:
-    """Return another row of a table. Its first cell says what the row is about."""
+    """Return a row of a table, except the first row. Its first cell says what the row is about."""
     return f'<tr><th scope="row">{name}</th>' + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
 
 
 def table(label: str, rows: Iterable[str], kind: str = "") -> str:
-    """Return a table that scrolls sideways where the screen is too narrow, with the keyboard too.
+    """Return a table that can be scrolled sideways on a narrow screen, also with the keyboard.
 
     Args:
         label: What a screen reader calls the table.
-        rows: The rows, with the first one of `head_row`.
+        rows: The rows. `head_row` makes the first one, and `row` the others.
         kind: The class of the table in templates/report.css.
     """
     content = f'<table class="{kind}">{"".join(rows)}</table>'

@@ -1,4 +1,4 @@
-"""The section about what people prefer, as the writer model stated it. Both pages show it."""
+"""The section about what people prefer, as the writer model stated it. Report and improvement summary contain it."""
 
 from collections.abc import Iterator, Sequence
 
@@ -7,7 +7,7 @@ from optimizer.report.markup import text
 
 
 def stated_preferences(specifications: Sequence[Event]) -> Iterator[str]:
-    """Yield the list of what people prefer, if a run made one.
+    """Yield the section with the list of what people prefer, if a run made one.
 
     Args:
         specifications: The `specification` events of the run. A resumed run has several; the last one counts.

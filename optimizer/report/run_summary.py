@@ -78,7 +78,7 @@ class ModelUsage:
         prompt_tokens: Prompt tokens of all calls together.
         completion_tokens: Completion tokens of all calls together.
         money: Cost of all calls together, in the currency of the prices in run.toml.
-        seconds: Duration of all calls together.
+        seconds: Duration of all calls together, in seconds.
         without_reply: Number of requests that were sent but got no reply.
         unreadable: Number of replies that could not be read.
         is_estimate: Whether token counts are estimates, because the server reported none.
@@ -108,14 +108,14 @@ class RunSummary:
         bundle: The `bundle` event; None until the bundle is written.
         spent_out: The limit that ended the search early, such as `tokens`; None if the search was not ended early.
         usage: Calls and cost by role.
-        minutes: Running time of all sessions together.
+        minutes: Running time in minutes. If the run was resumed, the times of all its parts are added.
         answers: The `score` events of the sealed evaluation: for each query, a mapping from the compared variant to its
             event.
         left_out: The reason for each row that was left out, by the part and the name of the row.
         dropped: The number of dropped candidates. The key is what was proposed (such as `prompt`), and why it was
             dropped.
         judge_trust: The `judge_trust` events: how often the judge preferred the right answer.
-        pleading: Number of answers that tried to influence the judge, whose reward for them is therefore 0.
+        pleading: Number of answers that tried to influence the judge. The judge's reward for such an answer is 0.
         refused: Number of requests that the server refused only because of what a candidate put into them. Such a
             request counts as an answer with the score 0.
         specifications: The `specification` events: what people prefer, as the writer model stated it.

@@ -1,10 +1,10 @@
-"""Says in one sentence what the sealed evaluation found. The terminal and both pages show the same sentence."""
+"""Says in one sentence what the sealed evaluation found: in the terminal, the report and the improvement summary."""
 
 from optimizer.core.journal import Event
 
 
 def sealed_sentence(sealed: Event | None, *, is_found: bool, baseline: str = "the baseline") -> str:
-    """Return whether the new bundle is better than the baseline.
+    """Return a sentence that says whether the new bundle is better than the baseline.
 
     Args:
         sealed: The `sealed` event of the run; None if the run has no sealed rows.

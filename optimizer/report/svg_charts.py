@@ -6,7 +6,7 @@ from typing import Final
 
 from index.measures.confidence import Interval
 
-_WIDTH: Final = 420  # about the pixels of a phone, so that the labels can be read there
+_WIDTH: Final = 420  # about the width of a phone in pixels, so that the labels can be read there
 _CURVE_HEIGHT: Final = 220
 _LEFT, _TOP, _BOTTOM = 48, 12, 28
 _BAR_LEFT, _BAR_ROW = 96, 20

@@ -69,7 +69,7 @@ class Reward(ABC):
 
 
 class RowsOfKinds(Reward):
-    """A reward that scores only rows of some kinds, so that the other rewards alone score the other rows."""
+    """Limits a reward to rows of some kinds. Rows of other kinds are scored only by the other rewards of the run."""
 
     def __init__(self, reward: Reward, kinds: Collection[str]) -> None:
         """Limit a reward to rows of these kinds (`Row.kind`)."""

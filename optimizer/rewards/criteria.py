@@ -65,18 +65,18 @@ def new_criterion(definition: Mapping[str, str]) -> Criterion:
 
 
 def default_criteria(names: Collection[str] = ()) -> tuple[Criterion, ...]:
-    """Return the criteria for the queries for which the judge's choice cannot be read.
+    """Return the criteria for a query for which the judge's choice cannot be read.
 
     Args:
-        names: The criteria from which the judge chooses; all if empty. Only these are returned: the usual four, or all
-            of them if none of the four is among them.
+        names: The criteria from which the judge chooses; all if empty. The result contains those of the usual four that
+            are among them, or all of them if none of the four is.
     """
     known = template_criteria(names)
     return tuple(known[name] for name in _DEFAULT_CRITERIA if name in known) or tuple(known.values())
 
 
 def known_reasons(chosen: Sequence[Any], names: Collection[str]) -> dict[str, str]:
-    """Return the names of a judge's choice that are known, with the judge's reason for each. A reason may be empty.
+    """Return the known names in a judge's choice, each with the judge's reason for it. A reason may be empty.
 
     Args:
         chosen: The names that the judge chose, in any spelling, such as "Critical_Thinking". An entry may be an object
@@ -104,7 +104,7 @@ def one_line(text: str) -> str:
 
 
 def names_in(text: str, known: Collection[str]) -> list[str]:
-    """Return the names of the known criteria in a text without a brace, in the order of their first mention."""
+    """Return the known criteria that a text names, in the order of their first mention; none if it has a brace."""
     if "{" in text:
         return []
     mentions = {name: re.search(rf"\b{name.replace('-', '[ _-]')}\b", text, re.IGNORECASE) for name in known}

@@ -33,7 +33,7 @@ class JudgeReward(Reward):
         await self._judge.criteria(judged_text(row))
 
     async def score(self, answered: AnsweredRow) -> RewardScore:
-        """Score an answer by the criteria of its row. The judge does not see an answer that speaks to it."""
+        """Score an answer by the criteria of its row. The judge does not see an answer that tries to influence it."""
         if self._table.pleading == ZERO and pleads(answered.reply.text, answered.row.query):
             return RewardScore(0.0, {PLEADING: 1.0}, (PLEADING,))
         try:

@@ -77,7 +77,7 @@ class Judge:
 
     @property
     def asks_for_letters(self) -> bool:
-        """Whether a run has a judge, and it scores each criterion in a call of its own, as far as is known now."""
+        """Whether the run has a judge that, as far as is known now, scores each criterion in a call of its own."""
         return ROLE in self._calls.roles and self._format == LETTER
 
     async def criteria(self, query: str) -> tuple[Criterion, ...]:
@@ -129,8 +129,8 @@ class Judge:
             first: The first answer.
             second: The second answer.
             wording: The wording of the question; 0 for the usual one.
-            replicate: The number of the repetition. With a new number, the judge is asked again instead of reading the
-                stored reply.
+            replicate: The number of the repetition. With a new number, the judge is asked again, and the stored reply
+                is not used.
         """
 
         async def prefer(reply_format: str) -> bool:
@@ -197,7 +197,7 @@ class Judge:
         return True
 
     async def _in_another_format(self, judge: Callable[[str], Awaitable[T]], problem: UnparsableReplyError) -> T:
-        """Ask in the other formats. From now on, use the first one that can be read; without one, raise `problem`."""
+        """Ask in the other formats. Keep the first one that can be read. If none can be read, raise `problem`."""
         has_log_probabilities = self._calls.form(ROLE).max_top_logprobs > 0
         for reply_format in (LETTER, TEXT) if has_log_probabilities else (TEXT,):
             try:

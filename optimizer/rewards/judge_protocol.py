@@ -228,7 +228,7 @@ def _letter_request(prompt: str) -> Request:
 
 
 def _manner(table: JudgeTable) -> str:
-    """Return the instruction how the judge has to judge.
+    """Return the instruction that tells the judge how to score.
 
     Only in the manner `anchored`, a text describes what each score means. In the other manners, a score says how far
     the judge agrees that the answer does well by the criterion.

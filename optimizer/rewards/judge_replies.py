@@ -60,7 +60,7 @@ class WrittenScore:
 def read_scores(text: str, names: Sequence[str]) -> dict[str, WrittenScore]:
     """Read the score for each criterion.
 
-    The last JSON object counts that has a score for each of the names. A text without a brace may instead have a line
+    The last JSON object that has a score for each of the names counts. A text without a brace may instead have a line
     with a name and a score for each criterion.
 
     Raises:

@@ -3,8 +3,8 @@
 A constant answer that imitates the judge's own request, or holds a verdict, can get high scores from a judge without
 answering anything (Zheng et al. 2024, arXiv 2410.07137). The words of a verdict are known in 15 languages
 (templates/verdicts.toml). A good answer may hold such words if its query asks about scores or judges, so they do not
-count in this case. An answer that only praises itself in other words is not found here. The reward `reference` finds
-it. All functions are pure.
+count in this case. An answer that only praises itself in other words is not found here. The reward `reference` gives
+such an answer a low score. All functions are pure.
 """
 
 import re
@@ -83,9 +83,10 @@ _REASON_KEYS: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class _Language:
-    """How a text tries to influence a judge in one language. templates/verdicts.toml explains the patterns.
+    """The patterns of sentences that try to influence a judge, in one language. templates/verdicts.toml explains them.
 
-    A text without a match of `hint` has no such sentence. It is searched once, which saves time.
+    The pattern `hint` matches each text that can contain such a sentence. Texts without a match are not searched
+    sentence by sentence, which saves time.
     """
 
     reply: re.Pattern[str]

@@ -145,7 +145,7 @@ def _build(name: str, resources: RewardResources) -> Reward:
 
 
 def calls_per_score(weights: Mapping[str, float]) -> Counter[str]:
-    """Return the number of calls for one score, by role: of the answer, and of the rewards with these weights."""
+    """Return the number of calls for one score, by role: the call for the answer, and the calls of these rewards."""
     return sum((Counter(reward_kind(name).calls_per_answer) for name in weights), Counter({TASK: 1}))
 
 

@@ -5,7 +5,7 @@ A slot is room for one new candidate. The rule is Thompson sampling with a beta 
 its parent in the race. A slot that it was asked to fill, and left empty, is a loss, because asking can cost a paid
 call. The chance of a proposer to win has a uniform prior. For each slot, a chance is drawn from the distribution of
 each proposer, and the proposer with the highest chance gets the slot. So a proposer that has never been tried is tried
-soon, and one that has lost often still gets a slot now and then.
+soon, and a proposer that has lost often still gets some slots.
 
 All draws depend on a seed, on the slot, and on the results so far. A resumed run therefore repeats them.
 """
@@ -37,11 +37,11 @@ class Allocation:
     def preferences(self, slots: int, occasion: str) -> list[list[str]]:
         """For each slot, return all proposers in the order of preference: the first one gets the slot.
 
-        The others follow for the case that a proposer has no candidate for the slot.
+        The others follow, in case the first one has no candidate for the slot.
 
         Args:
             slots: The number of slots.
-            occasion: What the slots are for. Other occasions have other draws.
+            occasion: A text that identifies what the slots are for. Different occasions have different draws.
         """
         rng = random.Random(f"{self.seed}:{occasion}")  # noqa: S311 - the draws need no secure random numbers
         return [self._ranked(rng) for _ in range(slots)]

@@ -8,8 +8,9 @@ The last prompt of a path is kept for the next query, and not rewritten, if its 
 could not be parsed. Each level with such a path adds one level to the maximum depth, until ten levels are added. Where
 the paper leaves a detail open, this module does what the authors' code does.
 
-A judgement that cannot be parsed counts as 0 in the mean of its path, as in the authors' code. As an alternative, the
-query of the level is left out of the means of all paths, so that the means belong to the same queries.
+A judgement that cannot be parsed counts as 0 in the mean of its path, as in the authors' code. If `counts_unreadable`
+is false, the query of the level is instead left out of the means of all paths, so that the means belong to the same
+queries.
 
 A path is dropped if no rewrite of its last prompt can be used, as in the authors' code. If this happens to all paths of
 the beam, the search ends with these paths.

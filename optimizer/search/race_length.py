@@ -1,4 +1,4 @@
-"""How many queries a race may use, so that a limited budget is enough for several levels. All functions are pure."""
+"""Limits the queries that a race may use, so that the budget is enough for several levels. All functions are pure."""
 
 from dataclasses import dataclass, fields, replace
 from math import inf, isinf

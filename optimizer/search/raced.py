@@ -4,10 +4,12 @@ Each candidate of the beam is the parent of several new candidates. A level make
 them and their parents on the same queries. The best candidates of the race are the beam of the next level.
 
 Each level uses the queries after those of the level before it. New candidates are made from the failures of their
-parents. On the queries that failed, they would win by fitting these queries, and not by being better.
+parents. On the queries of these failures, they would win because they fit these queries, and not because they are
+better.
 
 The best candidate so far takes part in every race, even if it is no longer in the beam. It is replaced only by a leader
-that is clearly ahead of it (`Level.best`): the beam may follow chance, but the result should not.
+that is clearly ahead of it (`Level.best`). A candidate may be in the beam by chance, but the result should not be due
+to chance.
 """
 
 from collections import Counter
