@@ -44,10 +44,10 @@ def choose_bank(answers: Sequence[JudgedAnswer], embedder: Embedder, table: Exam
     """Choose the answers that become the examples of a bank.
 
     The choice `all` takes every usable answer. The choice `diverse` takes good answers to dissimilar queries, and some
-    refusals: it is greedy maximal marginal relevance (Carbonell and Goldstein, SIGIR 1998): the next example has the
+    refusals. It is greedy maximal marginal relevance (Carbonell and Goldstein, SIGIR 1998): the next example has the
     highest score after a penalty for its similarity to the examples chosen before. While the share of refusals in the
-    bank is below the minimum, the next example must be a refusal, if one is left. The shortest refusals are pinned; the
-    setting `pinned` of [examples] is their number.
+    bank is below the minimum, the next example must be a refusal, if one is left. The shortest refusals are pinned. The
+    setting `pinned` of [examples] is the maximum number of pinned refusals.
     """
     # Two rows can have the same query, and a bank has one example for each query.
     usable = list({answer.row.query: answer for answer in answers if _is_usable(answer, table)}.values())
@@ -63,7 +63,7 @@ def choose_bank(answers: Sequence[JudgedAnswer], embedder: Embedder, table: Exam
 
 
 def _diverse(usable: Sequence[JudgedAnswer], vectors: Vectors, size: int) -> Sequence[int]:
-    """Return the numbers of good answers to dissimilar queries, at most `size`."""
+    """Return the positions in `usable` of good answers to dissimilar queries, at most `size` of them."""
     chosen: list[int] = []
     while len(chosen) < min(size, len(usable)):
         left = [index for index in range(len(usable)) if index not in chosen]
@@ -73,7 +73,7 @@ def _diverse(usable: Sequence[JudgedAnswer], vectors: Vectors, size: int) -> Seq
 
 
 def _eligible(usable: Sequence[JudgedAnswer], chosen: Sequence[int], left: Sequence[int]) -> Sequence[int]:
-    """Return the answers that may be chosen next. The argument `left` holds the answers that are not chosen yet.
+    """Return the positions of the answers that may be chosen next. `left` has the positions that are not chosen yet.
 
     While the bank has too few refusals, and a refusal is left, only refusals may be chosen. Otherwise every answer of
     `left` may be chosen.

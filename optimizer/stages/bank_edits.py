@@ -50,7 +50,7 @@ def with_refusals(bank: Bank, wording: str) -> Bank:
 def with_added(bank: Bank, examples: Sequence[Example], vectors: Vectors) -> Bank:
     """Return the bank with more examples at its end. None of them is pinned.
 
-    An example whose id the bank, or an earlier one of the new examples, has already gets another id.
+    If the bank or an earlier new example already has the id of a new example, the new example gets another id.
 
     Args:
         bank: The bank to edit.
@@ -79,7 +79,8 @@ def with_pinned(bank: Bank, ids: Collection[str]) -> Bank:
 def with_shorter_answers(bank: Bank, max_words: int) -> Bank:
     """Return the bank with its answers cut after the last sentence that ends within `max_words` words.
 
-    An answer whose first sentence is longer, or that is no plain text of sentences, such as a list, stays whole.
+    An answer stays whole if its first sentence is longer, if it contains a block of code, or if no sentence ends in it,
+    as in a list without full stops.
     """
     return bank.with_examples(tuple(_cut(example, max_words) for example in bank.examples), bank.vectors)
 

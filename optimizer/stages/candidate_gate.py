@@ -126,7 +126,7 @@ class CandidateGate:
         return not why
 
     def question_fault(self, question: str) -> str:
-        """Return why no example should be made of a new question; an empty text if it can."""
+        """Return why no example should be made from a new question; an empty text if one may be made."""
         return self._learned.question_fault(question)
 
     def prompt_fault(self, text: str) -> str:
@@ -204,7 +204,7 @@ class PromptGate:
         return await self._effect_fault(child, parent) or await self._trial_fault(child, parent)
 
     async def _effect_fault(self, child: Candidate, parent: Candidate) -> str:
-        """Compare the requests of both candidates for the rows. If all requests are equal, the answers are, too."""
+        """Return a fault if both candidates lead to equal requests for all rows, and so to equal answers."""
         equal = 0
         for row in self._rows:
             one, other = [await self._request(candidate, row) for candidate in (child, parent)]
@@ -232,10 +232,11 @@ class PromptGate:
         return ""
 
     async def _trial_fault(self, child: Candidate, parent: Candidate) -> str:
-        """Let the task model answer two requests of a new candidate as a trial.
+        """Let the task model answer two requests as a trial. Return why the new candidate cannot be used.
 
-        One is the longest request for any row. It is sent only if it is longer than all requests that were answered as
-        trials before. The other is the longest request for one of the first rows, whose answers are needed anyway.
+        The first request is the longest one of the candidate for any row. It is sent only if it is longer than all
+        requests that were answered as trials before. The second request is the longest one for one of the first rows,
+        whose answers are needed anyway.
 
         If the server refuses a request, but accepts the parent's request for the same row, the new candidate is the
         reason: for example, it is too long for the context. If the server refuses both requests, the row is the reason,

@@ -134,9 +134,9 @@ class CandidateSpace:
         return Parent((*path[:-1], last), group_failures(last.outcomes), again)
 
     async def _next_new(self, sources: "_Sources", ranked: Sequence[str]) -> tuple[str, Proposal] | None:
-        """Return the next proposal for a slot, and the name of its proposer. Drop proposals that do not merit a race.
+        """Return the next proposal for a slot, and the name of its proposer. Return None if none is left.
 
-        Return None if no proposal is left.
+        Proposals that change no content word are dropped.
         """
         parent = sources.parent.candidate
         for name in ranked:

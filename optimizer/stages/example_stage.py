@@ -173,7 +173,7 @@ class AnswerSearch:
 
 
 async def _is_admitted(answer: JudgedAnswer, gate: CandidateGate) -> bool:
-    """Whether an answer may become an example. If not, journal the reason. A rewritten answer passes again."""
+    """Whether an answer may become an example. If not, journal the reason. Rewritten answers have passed before."""
     return await gate.admits_example(make_example(answer.row, answer.text))
 
 

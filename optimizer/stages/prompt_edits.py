@@ -50,7 +50,7 @@ class PoolSentence:
 
     Attributes:
         text: The sentence.
-        answers: The failures that it answers: criteria as in optimizer.stages.proposers.failures.
+        answers: The criteria of the failures that the sentence can correct (optimizer.stages.proposers.failures).
     """
 
     text: str
@@ -95,7 +95,7 @@ def edits(
 
 
 def pool_sentences() -> Sequence[PoolSentence]:
-    """Return the sentences of templates/pool.txt. Each line holds the answered failures, a bar, and the sentence."""
+    """Return the sentences of templates/pool.txt. Each line has the failures to correct, a bar, and the sentence."""
     lines = [line.partition(" | ") for line in template("pool").splitlines()]
     return [PoolSentence(text, frozenset(answers.split(", "))) for answers, _, text in lines]
 
@@ -142,7 +142,7 @@ def replace(parts: Units, chance: Chance) -> str:
 
 
 def _draw_sentence(parts: Units, chance: Chance) -> str:
-    """Draw a sentence that the prompt does not contain. It probably answers a failure of large weight."""
+    """Draw a sentence that the prompt does not contain, with a probability that grows with the failures it corrects."""
     present = {part.strip().lstrip("-* ") for part in parts}
     unused = [one for one in pool_sentences() if one.text not in present]
     weights = [_BASE_WEIGHT + sum(chance.failures.get(name, 0.0) for name in sorted(one.answers)) for one in unused]

@@ -87,7 +87,7 @@ async def run_prompt_stage(context: RunContext, best: BestCandidate) -> None:
         await search_published(space, first, len(rows), published_settings(context.config), keep_last)
     else:
         settings = await _within_budget(context, space, first)
-        # The first new candidates are made from the failures on the first rows, so the first race uses the rows after.
+        # The first new candidates are made from failures on the first rows, so the first race begins after these rows.
         await search_raced(space, first, len(rows), settings, keep_leader, keep, space.first_rows % len(rows))
 
 
@@ -101,9 +101,9 @@ def as_searched(candidate: Candidate, search: SearchTable) -> Candidate:
 
 
 def as_served(found: Candidate, first: Candidate, search: SearchTable) -> Candidate:
-    """Return a candidate of the search with the settings with which it is served, as those of the first candidate.
+    """Return a candidate of the search as it is served: with the `k` and the `max_tokens` of the first candidate.
 
-    A number of nearest examples that the search itself has found is kept.
+    A value of `k` that the search itself has found is kept.
     """
     has_search_k = found.retrieval.k == search.k and found.retrieval.policy == first.retrieval.policy
     if has_search_k:
@@ -128,8 +128,8 @@ def search_rows(rows: Sequence[Row], first: Candidate, search: SearchTable) -> S
     """Return the training rows that a search uses, in the order in which it uses them.
 
     The algorithm `raced` mixes the kinds of rows evenly. The published algorithm leaves out the rows whose queries are
-    examples, if enough other rows are left. If the nearest example has the same query, every prompt leads to a good
-    answer.
+    examples, if enough other rows are left. If the nearest example has the query of the row, every prompt leads to a
+    good answer.
     """
     known = {example.query for example in first.bank.examples}
     others = [row for row in rows if row.query not in known]
@@ -260,7 +260,7 @@ async def open_proposers(context: RunContext, preferences: str = "") -> Sequence
 
 
 def describe_proposer(proposer: Proposer, first: Candidate) -> str:
-    """Return the name of a proposer. If it has a pool of examples, add its size, and how many the bank lacks."""
+    """Return the name of a proposer. If it has a pool of examples, add the size of the pool, and how many are new."""
     if not isinstance(proposer, ExampleProposer):
         return proposer.name
     return f"{proposer.name} ({proposer.pool_size} in the pool, {proposer.new_count(first.bank)} of them new)"

@@ -58,7 +58,7 @@ class Result:
 
 
 async def run(config: RunConfig, directory: Path, journal: Journal, notify: Notify) -> Result:
-    """Start a run, or continue it if the journal contains events of earlier sessions.
+    """Start a run, or continue it if the journal already contains events.
 
     Args:
         config: The settings of run.toml.
@@ -102,7 +102,7 @@ async def _run_stages(config: RunConfig, directory: Path, journal: Journal, noti
 
 
 async def _note_start(context: RunContext, notify: Notify) -> None:
-    """Tell the user why drpo chose the starting bundle, if it did (`[bundle] start`). Journal the bundle's name."""
+    """Journal the name of the starting bundle. If drpo chose this bundle, also tell the user the reason."""
     start = starting_bundle(context.config)
     if start.reason:
         notify(f"The search starts with the bundle {start.name}, because {start.reason}.")

@@ -50,7 +50,7 @@ Notify = Callable[[str], None]
 _USUAL_LAYOUT: Final = "query-answer"
 _PLAIN_PROMPT: Final = "You are a helpful assistant."
 _PLAIN_SAMPLING: Final[Mapping[str, Any]] = MappingProxyType({"temperature": 0.0, "max_tokens": 512})
-_CLOCK_INTERVAL: Final = 5.0
+_CLOCK_INTERVAL: Final = 5.0  # seconds
 _LIST_TIMEOUT: Final = 15.0  # seconds
 
 
@@ -208,8 +208,8 @@ def starting_bundle(config: RunConfig, root: Path = SHIPPED) -> StartingBundle:
 def _empty_candidate(embedder: Embedder) -> Candidate:
     """Return a candidate with a plain prompt and no examples, in the usual layout.
 
-    Once it has examples, every request shows the nearest examples, however unlike the query they are: they teach a base
-    model the form of an answer.
+    Once it has examples, every request shows the nearest examples, however unlike the query they are. Even unlike
+    examples show a base model the form of an answer.
     """
     retrieval = RetrievalPolicy(minimum_similarity=-1.0)
     bank = Bank((), np.zeros((0, embedder.spec.dimension), np.float32), embedder.spec)
@@ -279,8 +279,8 @@ async def _open_client(table: ModelTable) -> AsyncIterator[PricedClient]:
 async def _running_clock(budget: Budget, journal: Journal) -> AsyncIterator[None]:
     """Add the running time to the budget and the journal every few seconds.
 
-    The budget begins with the running time of earlier sessions, which the journal contains. When the run ends, the time
-    since the last addition is not counted. This time is at most one interval.
+    If the run is resumed, the budget begins with the running time that the journal contains. When the run ends, the
+    time since the last addition is not counted. This time is at most one interval.
     """
     budget.minutes = sum(event["seconds"] for event in journal.events if event.get("tick")) / 60
 

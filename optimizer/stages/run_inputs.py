@@ -1,8 +1,8 @@
 """Refuses to continue a run whose inputs changed after it began, and says what changed.
 
 A resumed run works through all its stages again, and takes the replies that it has from the journal. With other rows or
-settings, the journal would mix the results of two different runs. The first session therefore writes hashes of all
-inputs to the journal. Settings that change no result, such as budget, addresses and concurrency, may change.
+settings, the journal would mix the results of two different runs. Hashes of all inputs are therefore written to the
+journal when a run starts. Settings that change no result, such as budget, addresses and concurrency, may change.
 """
 
 import hashlib
@@ -42,9 +42,9 @@ Hashed = Mapping[str, Any]
 
 
 async def check_inputs(config: RunConfig, baseline: Candidate, journal: Journal) -> None:
-    """Compare the inputs with those of the earlier sessions. In the first session, write them to the journal.
+    """Compare the inputs with those in the journal. If the journal has none, write them to it.
 
-    If the last session stopped because too many rows could not be used, the user's reward functions may have changed.
+    If the run stopped because too many rows could not be used, the user's reward functions may have changed since then.
 
     Raises:
         ConfigError: An input changed. The message says what changed.

@@ -24,7 +24,7 @@ class ScoredRows:
         unusable: The rows of this part that cannot be used.
         reference: The candidate that the others are compared with. If the server refuses a row under another candidate
             and accepts it under this one, the other candidate is the reason, for example because its examples make the
-            request too long. None if every refusal counts against the row.
+            request too long. If None, every refusal counts against the row.
     """
 
     stage: str

@@ -81,7 +81,7 @@ def answers_by_variant(rows: int, raw: int | None) -> Mapping[str, int]:
 
 
 def sealed_calls(config: RunConfig, rows: int, *, asks_for_letters: bool = False) -> int:
-    """Return how many calls the sealed evaluation makes at most, with some repeats of calls that failed.
+    """Return the maximum number of calls that the sealed evaluation makes, with a reserve for calls that are repeated.
 
     Args:
         config: The settings of run.toml.

@@ -43,8 +43,8 @@ _TUNING_ORDER: Final = ("layout", *_SAMPLING_PARAMETERS, *_RETRIEVAL_PARAMETERS,
 async def run_tuning_stage(context: RunContext, best: BestCandidate, first: Candidate) -> None:
     """Tune the best candidate: race the values that [tune] lists for each hyperparameter.
 
-    `first` is the candidate at which the run started: a row that only another candidate cannot answer counts against
-    this candidate.
+    `first` is the candidate at which the run started. If the server refuses a row under another candidate, but accepts
+    it under `first`, the other candidate gets the score 0 for it.
 
     The stage journals one `stage` event, one `score` event per answer, and one `trial` event per value.
 

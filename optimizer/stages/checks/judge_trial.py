@@ -1,4 +1,4 @@
-"""Checks at the start of a run, and in `doctor`, whether the judge can be trusted. It decides nothing: it warns.
+"""Checks at the start of a run, and in `doctor`, whether the judge can be trusted. The result is only a warning.
 
 The check sends the same requests as the run: the criteria of the training rows are chosen in this check, and used again
 in the search. optimizer.rewards.judge_trust explains what is measured.
@@ -36,17 +36,18 @@ _MIN_TELLING_ROWS: Final = 2
 
 
 async def run_judge_trial(context: RunContext, candidate: Candidate) -> None:
-    """Journal one `judge_trust` event for each way in which the run uses the judge. The raised errors are those of
-    `try_judge`.
+    """Journal one `judge_trust` event for each way in which the run uses the judge.
+
+    The raised errors are those of `try_judge`.
     """
     for trust in await try_judge(context, candidate):
         await context.journal.note(JUDGE_TRUST, **trust_values(trust))
 
 
 async def try_judge(context: RunContext, candidate: Candidate) -> list[Trust]:
-    """Ask the judge about answers to the training rows and answers to other training rows.
+    """Check whether the judge prefers the answers to training rows over the answers to other training rows.
 
-    The answers are references. If these give too few cases, the task model answers the rows.
+    The answers are the references of the rows. If the references give too few cases, the task model answers the rows.
 
     Args:
         context: What the stages of the run share.
@@ -75,9 +76,10 @@ async def try_judge(context: RunContext, candidate: Candidate) -> list[Trust]:
 
 
 def scoring_judge(context: RunContext) -> Judge | None:
-    """Return the judge as it scores in this run; None if it scores nothing.
+    """Return the judge with the settings with which it scores in this run; None if it scores nothing.
 
-    The judge of the rewards comes before the judge of [examples], because it is the same model in another manner.
+    If a reward uses the judge, these are the settings of [reward.judge], or else those of [examples.judge]. The model
+    is the same.
     """
     if uses_judge(context.config.reward):
         return context.judge
@@ -85,7 +87,7 @@ def scoring_judge(context: RunContext) -> Judge | None:
 
 
 def trial_counts(config: RunConfig) -> tuple[int, int]:
-    """Return the largest number of cases that are scored, and of those that are compared."""
+    """Return the maximum number of cases that the judge scores, and the maximum number of cases that it compares."""
     if ROLE not in config.models:
         return 0, 0
     trust = config.reward.trust
@@ -131,7 +133,7 @@ def _reference_cases(rows: Sequence[Row], count: int) -> tuple[TrustCase, ...]:
 
 
 def _telling_rows(rows: Sequence[Row]) -> Sequence[Row]:
-    """Return the rows whose answers fit no other query. A refusal fits many, so other rows come first."""
+    """Return the rows that ask for no refusal, because a refusal fits many queries. If they are too few, return all."""
     telling = [row for row in rows if row.kind != REFUSE]
     return telling if len(telling) >= _MIN_TELLING_ROWS else rows
 

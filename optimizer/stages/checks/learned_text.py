@@ -45,7 +45,7 @@ class TextLimits:
 
 @dataclass(frozen=True, slots=True)
 class RowSequences:
-    """The sequences of words of a row. Those that several rows share are left out.
+    """The sequences of words of a row. Common phrases, which several rows share, are left out.
 
     Attributes:
         query: The text of the query.
@@ -58,7 +58,7 @@ class RowSequences:
     reference: Sequences
 
     def without(self, sequences: Sequences) -> "RowSequences":
-        """Return the row without some sequences."""
+        """Return the row without these sequences."""
         return RowSequences(self.query, self.turns - sequences, self.reference - sequences)
 
 
@@ -169,8 +169,10 @@ def _row_sequences(rows: Sequence[Row], length: int) -> list[RowSequences]:
 
 
 def _by_text(rows: Sequence[Row], found: Sequence[RowSequences], length: int) -> Mapping[str, set[tuple[str, ...]]]:
-    """Return the sequences of each distinct turn. The sequences of a reference are added to those of its query. If
-    several rows repeat a query or an earlier turn, its sequences are counted once, so they are no common phrase.
+    """Return the sequences of each distinct turn, by the text of the turn.
+
+    The sequences of a reference are added to those of its query. If several rows repeat a query or an earlier turn, its
+    sequences are counted once, so they are no common phrase.
     """
     texts: dict[str, set[tuple[str, ...]]] = defaultdict(set)
     for row, sequences in zip(rows, found, strict=True):

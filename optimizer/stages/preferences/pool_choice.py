@@ -1,4 +1,4 @@
-"""Chooses among written examples by what people prefer. A run without a writer model uses ratings and pairs so."""
+"""Chooses among written examples by the taste. A run without a writer model uses ratings and pairs in this way."""
 
 from collections.abc import Sequence
 
@@ -8,9 +8,9 @@ from optimizer.data.taste import Taste
 
 
 def preferred_examples(pool: Sequence[Example], taste: Taste | None) -> Sequence[Example]:
-    """Return the examples whose form people prefer, the best first, and all refusals.
+    """Return the examples whose form people prefer, the best first, and then all refusals.
 
-    Half of the examples stay. All stay in their order if the taste is not known.
+    Half of the examples that are no refusals stay. If the taste is not known, all examples stay in their order.
     """
     if taste is None:
         return pool

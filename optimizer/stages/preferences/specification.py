@@ -1,7 +1,7 @@
-"""Lets the writer model state in a short list what people prefer. The writer model gets the list when it rewrites.
+"""Lets the writer model state in a short list what people prefer. The list is shown to it when it rewrites prompts.
 
 About 20 pairs are enough for such a list (Krishnan, Goyal and Savelka 2026, arXiv 2606.24004). The pairs come from
-users, so each item is checked as a prompt is. An item must not copy a row or a pair, try to influence the judge, or
+users, so each item is checked like a new prompt. An item must not copy a row or a pair, try to influence the judge, or
 hold private data.
 """
 
@@ -40,7 +40,7 @@ class Specification:
     """What people prefer in an answer.
 
     Attributes:
-        rules: Short sentences, the clearest first. Empty if the pairs show nothing.
+        rules: Short sentences. The writer model puts the clearest preference first. Empty if the pairs show nothing.
     """
 
     rules: tuple[str, ...] = field(default=())

@@ -10,7 +10,7 @@ from optimizer.stages.writer_protocol import ROLE
 
 
 def states_preferences(config: RunConfig) -> bool:
-    """Whether a run asks its writer model what people prefer. The published instructions have no place for it."""
+    """Whether a run asks its writer model what people prefer. The published instructions cannot contain the answer."""
     search = config.search
     uses_writer = ROLE in config.models and (not search.propose or WRITER in search.propose)
     return config.data.preferences is not None and uses_writer and search.writer.instructions != PUBLISHED_RULES

@@ -20,7 +20,7 @@ class Parent:
 
     Attributes:
         path: The steps from the first candidate of the search to this one. The last step has the outcomes.
-        failures: What failed in these outcomes, the largest loss first.
+        failures: The failures in these outcomes, the largest loss first.
         again: How often the candidate was expanded before.
     """
 

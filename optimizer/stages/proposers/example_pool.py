@@ -40,7 +40,7 @@ class ExamplePool:
             vectors: The vectors: (n, dimension).
             count: Maximum number of positions.
             known: Queries of examples that are left out.
-            refusals: Whether the answers are refusals. None for all answers.
+            refusals: True for refusals only, False for other answers only, None for both.
         """
         if not len(vectors):
             return []

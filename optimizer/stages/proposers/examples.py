@@ -62,7 +62,7 @@ OWN_QUESTIONS: Final = 6
 
 @dataclass(frozen=True, slots=True)
 class _Move:
-    """What an edit of the bank can draw on.
+    """What an edit of the bank depends on.
 
     Attributes:
         parent: The candidate whose bank is edited.
@@ -106,7 +106,7 @@ class ExampleProposer:
             pool: The examples that may be added.
             embedder: The embedder of the bank.
             seed: The seed of the random choices.
-            own: Makes examples of the models' own texts. None if there is no writer model.
+            own: Makes examples from texts of the models. None if there is no writer model.
             taste: The form of answers that people prefer. None if it is not known.
         """
         self._own = own
@@ -139,13 +139,13 @@ class ExampleProposer:
         return list(found.values())
 
     def _preferred(self, parent: Parent) -> Sequence[Proposal]:
-        """Return the banks that show examples of the form that people prefer, when a candidate is first expanded."""
+        """Return candidates that show preferred examples, if the parent is expanded for the first time."""
         if self._taste is None or parent.again:
             return ()
         return list(preferred_proposals(parent.candidate, self._pool, self._taste))
 
     async def _add_own(self, parent: Parent, rng: random.Random) -> Proposal | None:
-        """Now and then, add examples of the models' own texts. Such an edit is drawn at most once for each parent."""
+        """For a share of the parents, return a candidate with new examples from texts of the models; else None."""
         failure = draw_failure(parent.failures, rng)
         if self._own is None or failure is None or rng.random() > OWN_SHARE:
             return None
@@ -219,8 +219,8 @@ def draw_failure(failures: Sequence[Failure], rng: random.Random) -> Failure | N
 def failed_shares(outcomes: Sequence[Outcome]) -> Mapping[str, float]:
     """Map the id of each example to how much worse than usual the answers were when a request contained the example.
 
-    The value is the mean score of the answers to the same kind of rows, less the mean score of the answers before which
-    the example was shown. Examples that were shown only once are left out.
+    The value is the mean score of the answers to the same kind of rows, minus the mean score of the answers to requests
+    that contained the example. Examples that were shown only once are left out.
     """
     by_kind: dict[str, list[float]] = defaultdict(list)
     readable = [outcome for outcome in outcomes if outcome.readable and outcome.evidence is not None]

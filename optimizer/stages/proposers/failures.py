@@ -59,7 +59,7 @@ class Failure:
 
     @property
     def loss(self) -> float:
-        """The reward that these answers lack."""
+        """The sum over these answers of 1 minus the score."""
         return sum(1.0 - outcome.score for outcome in self.outcomes)
 
     @property
@@ -80,7 +80,7 @@ def evidence(outcome: Outcome) -> tuple[Row, ScoredReply]:
 
 
 def group_failures(outcomes: Sequence[Outcome]) -> tuple[Failure, ...]:
-    """Return what failed in the outcomes, the largest loss first. Outcomes that are not readable are left out."""
+    """Return the failures in the outcomes, the largest loss first. Outcomes that are not readable are left out."""
     readable = [outcome for outcome in outcomes if outcome.readable and outcome.evidence is not None]
     answered: Counter[tuple[str, str]] = Counter()
     limit = _similarity_limit(readable)

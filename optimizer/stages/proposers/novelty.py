@@ -1,4 +1,4 @@
-"""Drops candidates that differ from a known one in no content word: in order, punctuation or function words only.
+"""Finds candidates that differ from a known one only in the order of words, in punctuation or in function words.
 
 Such an edit costs as many calls as any other, and a model rarely answers differently because of it.
 """
@@ -29,7 +29,7 @@ class KnownCandidates:
         self._known.add(_content(candidate))
 
     def fault(self, child: Candidate, parent: Candidate) -> str:
-        """Return why a new candidate is not worth a race; an empty text if it is, and remember the candidate."""
+        """Return why a candidate is not new. If it is new, return an empty text, and remember the candidate."""
         content = _content(child)
         if content == _content(parent):
             return SAME_AS_PARENT

@@ -1,9 +1,9 @@
-"""Makes examples of the models' own texts: the writer model writes new questions, and the task model answers them.
+"""Makes examples from texts of the models: the writer model writes new questions, and the task model answers them.
 
-The new questions are of the kind of the rows that failed, but no row becomes an example: a question that is a turn of a
-row, or shares eight consecutive words with a row (the setting `shared_words` of [examples]), is dropped before it is
-answered (optimizer.stages.checks.learned_text). An answer becomes an example if its form is right: it ends by itself,
-repeats nothing, and refuses if and only if the rows ask for a refusal.
+The new questions are of the kind of the rows that failed, but no row becomes an example. A question is dropped before
+it is answered if it is a turn of a row, or if it shares eight consecutive words with a row (the setting `shared_words`
+of [examples]). The module optimizer.stages.checks.learned_text checks this. An answer becomes an example if its form is
+right: it ends by itself, repeats nothing, and refuses if and only if the rows ask for a refusal.
 """
 
 import hashlib
@@ -44,12 +44,12 @@ _KINDS: Final[Mapping[str, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class OwnAnswers:
-    """Makes examples of the models' own texts.
+    """Makes examples from texts of the models.
 
     Attributes:
         calls: Calls the writer model.
         task: The task model.
-        gate: Checks the questions before they are answered, and the examples. It counts those that are dropped.
+        gate: Checks the questions before they are answered, and the examples. It journals those that are dropped.
         max_words: The maximum number of words of an answer; 0 for no limit.
     """
 
@@ -65,7 +65,7 @@ class OwnAnswers:
             parent: The candidate under which the task model answers.
             failure: The rows that failed.
             count: The number of new questions.
-            again: The number of the repetition. Each gives other questions.
+            again: The number of the repetition. Each repetition gives other questions.
 
         Raises:
             ModelError: A model gave no usable answer, but a later call may succeed.

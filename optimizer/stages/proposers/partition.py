@@ -4,8 +4,8 @@ Refusals get a set of their own. Without sets, a request gets the nearest exampl
 make a small model refuse a harmless query. With sets, the neighbours of the query vote. A search that starts with an
 empty bank has no sets, so it needs this edit to reach a bundle such as the hand-written one.
 
-The optimizer has no tokenizer of the model, so lengths are estimates (`index/token_estimate.py`). Usually they are too
-high, so a set usually has fewer tokens than it was made for.
+The optimizer has no tokenizer of the model, so lengths are estimates (`index/token_estimate.py`). The estimates are
+usually too high, so a set usually has fewer tokens than its limit.
 """
 
 import random
@@ -32,15 +32,15 @@ _FEWEST_EXAMPLES: Final = 24
 """A bank with fewer examples stays undivided: its sets would show nearly all of them."""
 _CHOSEN_SHARE: Final = 0.7
 """Of the tokens of a kind, a set may show this share at most, so that there is a choice."""
-_COUNTS: Final = (4, 9)
+_COUNTS: Final = (4, 9)  # sets, with the one for refusals
 _ROOMS: Final = (200, 350, 600, 900)
 """Estimated tokens of the examples that a set shows."""
 _WEIGHTS: Final = (1.0, 1.8)
 """Of a vote for the refusals."""
 _SHOWN: Final[Sequence[tuple[PolicyName, int]]] = (("set", 1), ("set_and_nearest", 1), ("set_and_nearest", 2))
-_ROOM_PER_NEAREST: Final = 150
-_MOST_TRIED: Final = 4
-_BELOW_FLOOR: Final = 0.1
+_ROOM_PER_NEAREST: Final = 150  # estimated tokens of one nearest example
+_MOST_TRIED: Final = 4  # plans
+_BELOW_FLOOR: Final = 0.1  # the share of the examples below the similarity floor
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ def _separate(examples: Sequence[Example], weight: float) -> dict[str, SeparateT
 
 
 def _largest_room(examples: Sequence[Example], lengths: TokenLengths) -> float:
-    """Return how many tokens a set can show: the smaller kind's examples, minus a reserve for a good choice."""
+    """Return how many tokens a set may show: a share of the tokens of the kind of examples that has the fewest."""
     is_free = np.array([not one.pinned for one in examples], bool)
     if is_free.sum() < _FEWEST_EXAMPLES:
         return 0.0
@@ -132,7 +132,7 @@ def _served(candidate: Candidate, sets: tuple[ExampleSet, ...], plan: _Plan, tok
 
 
 def _floor(bank: Bank) -> float:
-    """Return the similarity to its most similar other example that a tenth of the examples do not reach."""
+    """Return the similarity floor: a tenth of the examples are less similar than this to each other example."""
     similarities = bank.vectors @ bank.vectors.T
     np.fill_diagonal(similarities, -1.0)
     return round(float(np.quantile(similarities.max(axis=1), _BELOW_FLOOR)), 4)

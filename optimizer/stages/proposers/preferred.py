@@ -1,7 +1,7 @@
 """Makes banks whose shown examples have the form that people prefer. The proposer `examples` offers them first.
 
-A base model imitates the form of the examples before a query. So a bank moves the form of answers only if nearly all of
-the examples that a request shows have this form. It is not enough that some of the bank have it.
+A base model imitates the form of the examples before a query. A bank therefore changes the form of answers only if
+nearly all examples in a request have the new form. It is not enough that some examples of the bank have it.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -101,7 +101,7 @@ def _unchanged(bank: Bank, _: _Preferred) -> Bank:
 
 
 def _with_preferred_pinned(bank: Bank, preferred: _Preferred) -> Bank:
-    """Pin the most preferred short examples, after the shortest pinned refusal."""
+    """Pin the most preferred short examples. Of the pinned refusals, only the shortest one stays pinned."""
     short = [one.query for one in preferred.examples if len(one.response.split()) <= _MAX_PINNED_WORDS][:_PINNED]
     refusals = sorted((one for one in bank.examples if one.pinned and refuses(one.response)), key=_length)
     ids = {one.id for one in bank.examples if one.query in short}
@@ -113,7 +113,7 @@ def _length(example: Example) -> int:
 
 
 def _with_bank(candidate: Candidate, preferred: _Preferred, size: int, nearest: int, pins: _Pins) -> Proposal:
-    """Return the candidate with a bank of preferred examples and some refusals. It shows the nearest examples."""
+    """Return the candidate with a bank of preferred examples and some refusals, of which requests get the nearest."""
     best, old = preferred.first(size), candidate.bank
     refusals = [number for number, one in enumerate(old.examples) if refuses(one.response)]
     count = max(_MIN_REFUSALS, int(len(best.examples) * _REFUSAL_SHARE))
@@ -176,7 +176,7 @@ def _nearest(
 
 
 def _with_room(candidate: Candidate, shown: Sequence[Example]) -> Candidate:
-    """Return the candidate with room for its pinned examples and for the examples that it shows."""
+    """Return the candidate with a token limit that is enough for its pinned examples and the examples that it shows."""
     layout = LAYOUTS[candidate.layout]
     fixed = render_preamble(layout, candidate.prompt, tuple(one for one in candidate.bank.examples if one.pinned))
     longest = max((estimated_tokens(render_example(layout, one)) for one in shown), default=0)

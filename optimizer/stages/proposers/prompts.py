@@ -68,7 +68,7 @@ class WriterProposer:
 
 
 class EditProposer:
-    """Edits the sentences of the prompt at random. Inserted sentences answer what failed."""
+    """Edits the sentences of the prompt at random. Inserted sentences are chosen to correct the failures."""
 
     name: Final = EDITS
 

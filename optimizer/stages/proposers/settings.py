@@ -45,7 +45,7 @@ class SettingsProposer:
     seed: int
 
     async def propose(self, parent: Parent, _count: int) -> Sequence[Proposal]:
-        """Return candidates with other settings in random order, all that there are."""
+        """Return all candidates with one other setting, in random order."""
         rng = parent.random(f"{self.seed}:{self.name}")
         # In a thread, because dividing a bank into sets takes seconds.
         settings = await asyncio.to_thread(self.settings, parent)
@@ -54,7 +54,7 @@ class SettingsProposer:
 
 
 def retrieval_settings(parent: Parent) -> Mapping[str, Sequence[Proposal]]:
-    """Return the candidates with another policy, number, order, limits of the examples, sets, or prompts of sets."""
+    """Return candidates with another setting of retrieval, by the name of the setting or of the group of settings."""
     one, policy = parent.candidate, parent.candidate.retrieval
     if not one.bank.examples:
         return {}
@@ -101,7 +101,7 @@ def _policies(candidate: Candidate) -> Iterator[Proposal]:
 
 
 def _with_count(candidate: Candidate, count: int, policy: str = "") -> Proposal:
-    """Return the candidate with this number of nearest examples, and room for them."""
+    """Return the candidate with this number of nearest examples, and a token limit that is enough for them."""
     old = candidate.retrieval
     room = max(old.max_injected_tokens, (count + 2) * _ROOM_PER_EXAMPLE if count >= _MANY else 0)
     changes: dict[str, Any] = {"k": count, "max_injected_tokens": room}
@@ -119,7 +119,7 @@ def _changed(candidate: Candidate, text: str, **changes: Any) -> Proposal:
 def _set_prompts(candidate: Candidate, failures: Sequence[Failure]) -> Iterator[Proposal]:
     """Yield candidates whose sets of one kind have a prompt of their own, with a sentence that answers a failure.
 
-    Sets whose shown examples mostly refuse should refuse more, all others less.
+    If the examples that the sets show are mostly refusals, the sentence asks for more refusals, or else for fewer.
     """
     bank = candidate.bank
     missed = {failure.criterion for failure in failures} & {NO_REFUSAL, WRONG_REFUSAL}
