@@ -1,6 +1,6 @@
-"""Defines the routes, and creates the parts that serve them. Read this module first.
+"""Defines the routes, and creates the parts that serve requests. Read this module first.
 
-This module defines the routes, which are one of the parts that each request passes through:
+Each request passes through these parts, of which this module defines the routes:
 
     socket -> routes -> handlers.handle -> admission -> planner -> backend -> reply -> client
 """
@@ -127,8 +127,8 @@ def _with_authentication(handler: Handler) -> Handler:
 async def feedback(request: web.Request) -> web.Response:
     """POST /v1/feedback: store one piece of feedback.
 
-    The answer is 200 only after the store has committed the feedback. It is 503 if the store cannot commit it now. A
-    request with feedback does not count as a request in flight, so it never waits in the queue.
+    The answer is 200 only after the store has committed the feedback. The answer is 503 if the store cannot commit the
+    feedback now. A request with feedback does not count as a request in flight, so it never waits in the queue.
     """
     gateway = request.app[GATEWAY]
     if gateway.experiments is None:
@@ -141,7 +141,7 @@ async def feedback(request: web.Request) -> web.Response:
 
 
 async def list_models(request: web.Request) -> web.Response:
-    """GET /v1/models: list the models of all backends. Each model has one more entry for each variant suffix."""
+    """GET /v1/models: list the models of all backends, and each model again for some variants (see `model_cards`)."""
     pool, cards = request.app[GATEWAY].pool, _all_cards(request.app[GATEWAY])
     if not cards and not pool.healthy:
         raise unlisted_model(pool.backends, None, "No backend lists a model.")

@@ -93,7 +93,7 @@ class Gateway:
 
     @property
     def bundles_to_warm(self) -> list[tuple[str, ServedBundle]]:
-        """The bundles to warm up, each with the id of its model: the current bundles, then those of experiment arms."""
+        """The bundles that are prepared in advance, with the ids of their models: current ones, then those of arms."""
         return [*self.bundles.items(), *bundles_to_warm(self.active_experiments)]
 
     def experiment_mismatches(self) -> dict[str, list[str]]:

@@ -33,7 +33,7 @@ from proxy.inference.request_context import RequestContext
 from proxy.inference.setting import Setting
 from proxy.openai.conversation import Conversation
 
-CLIENT_CLOSED_REQUEST: Final = 499  # the status in metrics and logs if the client disconnected; the number is nginx's
+CLIENT_CLOSED_REQUEST: Final = 499  # the status in metrics and logs if the client disconnected, as in nginx
 
 
 async def handle(gateway: Gateway, request: web.Request, endpoint: Endpoint) -> web.StreamResponse:

@@ -116,7 +116,7 @@ class _Connection(web.RequestHandler):
         """If the body is malformed, make the handler's attempt to read it fail.
 
         If aiohttp cannot parse a body, it appends the error to the queue of requests. aiohttp adds the next request to
-        this queue only after the current body has ended. An entry that is in the queue before is therefore the error.
+        this queue only after the current body has ended. An entry that is in the queue earlier is therefore the error.
         """
         request = self._current_request
         if request is not None and self._messages and not request.content.is_eof():

@@ -127,7 +127,7 @@ async def _probe(prober: "_Prober", words: int, report: ProgressCallback) -> Cac
 def decide(repeats: Sequence[Repeat]) -> CacheFinding:
     """Decide by the cached tokens that the server reports, or else by the times.
 
-    A reported hit is enough. If the server reports only misses, the times may still show that the cache works.
+    One reported hit shows that the cache works. If the server reports only misses, the times may still show it.
 
     Args:
         repeats: One repeat whose second prompt was reported as cached, or at least three repeats.

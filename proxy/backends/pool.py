@@ -230,7 +230,7 @@ class Pool:
             backend.health.record_success()
 
     def _record_error(self, backend: Backend, error: ProxyError) -> None:
-        """Record a failure, but no BackendReportedError: like a 500, it may be the fault of the request."""
+        """Record an error as a failure, except a BackendReportedError: like a 500, it may be the request's fault."""
         if not isinstance(error, BackendReportedError):
             self._record_failure(backend)
 

@@ -22,7 +22,7 @@ _WINDOW: Final = 2048  # requests; older requests hardly count
 # A backend gets no further first turns when it has more requests than _MAX_LOAD times its share, plus _ROUNDING.
 _MAX_LOAD: Final = 1.25
 _ROUNDING: Final = 0.5
-_PLAN_INTERVAL: Final = 32  # requests between two plans; there are more if there are many sets
+_PLAN_INTERVAL: Final = 32  # requests between two plans; more if there are many sets
 _FORGOTTEN: Final = 0.01  # requests; a set with fewer recent requests is forgotten
 # The number of router keys of a set depends on its share of all requests with sets: one key per _SHARE_OF_KEY, rounded,
 # and at least one key. The number changes only if the exact quotient differs from it by more than _KEY_TOLERANCE.
@@ -63,7 +63,7 @@ class SetPlacement:
     def router_key(self, example_set: str, conversation: str | None) -> str:
         """Return a key for a router that sends all requests with the same key to the same server.
 
-        All conversations with the set have the same key. If the set has a large share of the requests, its
+        Normally, all conversations with the set have the same key. If the set has a large share of the requests, its
         conversations are divided among several keys, because such a router does not limit the load of a server. All
         turns of a conversation have the same key.
         """
@@ -158,7 +158,10 @@ class _BackendCounts:
 
     @property
     def has_room(self) -> bool:
-        """Whether the backend may receive another request. At least one backend always received less than its share."""
+        """Whether the backend may receive another request.
+
+        At least one backend always has room, because it received less than its share.
+        """
         return self.received < self.share or self.received + 1.0 <= _MAX_LOAD * self.share + _ROUNDING
 
 

@@ -225,7 +225,7 @@ class StoreDownError(OverloadedError):
 
 
 class BackendUnavailableError(ProxyError):
-    """The backend closed the connection before it answered. It may have begun to generate.
+    """The backend closed the connection before it answered. The backend may have begun to generate.
 
     A backend that refuses a small request of the proxy itself, such as a question to a model, also raises this error.
     """

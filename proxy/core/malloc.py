@@ -13,10 +13,10 @@ _TRIM_THRESHOLD: Final = 32 * _MIB
 def set_malloc_thresholds() -> None:
     """Let freed blocks of 1 MiB or more return to the operating system, and keep up to 32 MiB of free heap.
 
-    Blocks of 1 MiB or more are mapped, and freeing them unmaps them. By default, the threshold is not fixed: when a
+    Blocks of 1 MiB or more are mapped, and freeing them unmaps them. By default, this threshold is not fixed: when a
     mapped block is freed, glibc raises the threshold to the size of this block, up to 32 MiB (mallopt(3)). The buffers
-    of large bodies are then allocated on the heap. A small block that lies above these buffers keeps the heap from
-    shrinking.
+    of large bodies are then allocated on the heap. A small block that lies above these buffers then keeps the heap from
+    shrinking after the buffers are freed.
 
     By default, glibc also returns the free end of the heap as soon as it is larger than 128 KiB. A request of 100 KB
     allocates and frees more than that, so that the system had to provide about 50 new pages for each of these requests.

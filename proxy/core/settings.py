@@ -154,7 +154,7 @@ class AdmissionSettings:
 
 @dataclass(frozen=True, slots=True)
 class ExperimentSettings:
-    """Experiments, feedback, and the store of both. `store` is empty if the server stores nothing."""
+    """Experiments, feedback, and the store for both. `store` is empty if the server stores nothing."""
 
     experiment: tuple[str, ...] = _setting(
         (), "TOML file of an experiment to run, or a folder of such files; read again on SIGHUP; repeatable", "FILE"

@@ -185,8 +185,8 @@ def _bundle(fields: Fields, location: str, folder: Path, models: Sequence[str]) 
         fields: The table of the arm.
         location: The place of the arm in the experiment file, for error messages.
         folder: The folder of the experiment file. The path of the bundle in the file is relative to this folder.
-        models: The models of the arm that the file names. If it is one, `default` means drpo's bundle for this model.
-            Otherwise, `default` means the general bundle.
+        models: The models of the arm that the file names. If there is exactly one, `default` means drpo's bundle for
+            this model. Otherwise, `default` means the general bundle.
     """
     bundle = fields.line("bundle") if "bundle" in fields else None
     if bundle == DEFAULT_BUNDLE:

@@ -102,8 +102,8 @@ def _metric_mismatches(file: ExperimentFile) -> Iterator[str]:
 def _unmeasured_mismatches(experiment: Experiment) -> Iterator[str]:
     """Yield sentences about metrics and guardrails that can have no effect.
 
-    Such a metric has almost the name of an automatic metric. Such a guardrail has a tolerance that no difference can
-    exceed.
+    The name of such a metric is almost that of an automatic metric. Such a guardrail has a tolerance that no difference
+    can exceed.
     """
     measured = {plain_name(name): name for name in AUTOMATIC_METRICS}
     for name in dict.fromkeys(metric.name for metric in experiment.all_metrics):

@@ -203,7 +203,10 @@ class Recorder:
                     return
 
     def _next_batch(self) -> _PendingBatch:
-        """Remove and return the oldest rows of each queue: at most _MAX_BATCH of each kind, with all their contents."""
+        """Remove and return the oldest rows of each queue, at most _MAX_BATCH of each kind.
+
+        The contents of the exposures are always in the same batch.
+        """
         exposures = _pop(self._exposures)
         ids = {exposure.id for exposure in exposures}
         contents = []

@@ -169,8 +169,8 @@ class ShadowJudge:
     def _take_budget(self, sample: Sample) -> bool:
         """Reserve the model calls of one case in the daily budget of its experiment.
 
-        A period of 24 hours begins with a reservation. The first reservation after it begins a new period with the full
-        budget.
+        A period of 24 hours begins with a reservation. The first reservation after this period begins a new period with
+        the full budget.
 
         Returns:
             Whether the calls were reserved. False if the budget has too few calls left.

@@ -72,7 +72,7 @@ class Arms:
 
 
 def models_of(flags: Sequence[BundleFlag], settings: InjectionSettings, root: Path = SHIPPED) -> tuple[str, ...]:
-    """Return the models that the bundles were made for, by their manifests. Nothing is loaded yet.
+    """Return the models that the bundles were made for, as their manifests say. No bundle is loaded.
 
     Args:
         flags: The bundles that the user named.
@@ -94,8 +94,8 @@ def choose_model(flags: Sequence[BundleFlag], made_for: Sequence[str], models: C
     """Return the model to measure.
 
     It is the model that the flags name (MODEL=DIR). If they name none, it is the model that the bundles were made for.
-    If no backend lists this model, it is the listed model that is the same model by its name, or else the only listed
-    model.
+    If no backend lists this model, it is the listed model whose name means the same model (`is_same_model`), or else
+    the only listed model.
 
     Args:
         flags: The bundles that the user named.

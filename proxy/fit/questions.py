@@ -70,7 +70,7 @@ def read_questions(path: Path) -> tuple[Question, ...]:
 
 
 def mixed(questions: Sequence[Question], limit: int | None = None) -> tuple[Question, ...]:
-    """Order the questions so that any number of first questions has all kinds in proportion. Return the first `limit`.
+    """Return the first `limit` questions of a mixed order, in which each beginning has all kinds in proportion.
 
     A run that is interrupted, or that has a limit, therefore still measures every kind.
     """

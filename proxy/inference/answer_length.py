@@ -194,7 +194,7 @@ class AnswerLimiter:
         return sent if fitted is not None else {name: sent[name] for name in sent if name not in _LIMIT_FIELDS}
 
     def _chat_count(self, request: Json, conversation: Conversation, model: Model, bound: int) -> Count:
-        """Return a function that counts the prompt of a request. Parts that are not text cannot be counted."""
+        """Return a function that counts the tokens of a request's prompt. Parts that are not text cannot be counted."""
 
         async def count() -> int | None:
             if other_parts(conversation.messages):

@@ -143,7 +143,7 @@ class Planner:
         return await self._chat_as_messages(conversation, setting, CHAT)
 
     async def _chat_as_messages(self, conversation: Conversation, setting: Setting, path: str) -> Plan:
-        """Make the plan of a request to a chat model. `path` is CHAT or RESPONSES, in whose format the body stays."""
+        """Make the plan of a request to a chat model. The body keeps the format of `path`: CHAT or RESPONSES."""
         body, choice, served = conversation.body, setting.choice, setting.served
         if choice.variant == RAW or served is None:
             return make_plan(body, choice, path, affinity=_affinity(conversation))
@@ -226,7 +226,7 @@ class Planner:
         return _InjectedText(limited, injection, cut_at, prompt.has_leading_gap and asked.opens_answer, lowered)
 
     async def _sampled_completion(self, body: Json, setting: Setting, served: ServedBundle) -> JsonDict:
-        """Return the body of a text completion with the bundle's sampling. The bundle's max_tokens is made to fit."""
+        """Return the body of a text completion with the bundle's sampling. Its max_tokens is lowered if necessary."""
         sent, prompt = with_sampling(body, served), body.get("prompt")
         if "max_tokens" in sent and asked_limit(body) is None and isinstance(prompt, str):
             limit = await self._injector.max_tokens(prompt, 0, prompt, setting.model, served)

@@ -1,4 +1,4 @@
-"""Finds two facts in the bytes of a reply: its id, and why its answer ended. Only experiments need these facts.
+"""Finds two facts in the bytes of a reply: its id, and why its answer ended. Only the records of experiments need them.
 
 To save time, the module searches the bytes with patterns. It parses JSON only in two cases. In the first case, the
 first event, or a reply that is not a stream, does not begin with a usable id. In the second case, a reply of the

@@ -44,10 +44,10 @@ class ReplyResult(NamedTuple):
         first_byte: Seconds from the start of the request to the first byte of the reply; None if no byte was sent.
         usage: The token counts that the backend reported; empty if the backend reported none.
         truncated: Whether the backend's stream broke off before the end of the answer.
-        content: The bytes of the reply, cut after one MiB; None if neither the log nor the shadow judge needs them.
-        completion_id: The id in the reply; None if the request is in no experiment or no id was found.
+        content: The bytes of the reply, cut after one MiB; None if neither the log, the store nor the judge needs them.
+        completion_id: The id in the reply; None if the request is not recorded or no id was found.
         stopped: Whether the model itself ended the answer. False if a length limit, a content filter or an error ended
-            the answer. None if the request is in no experiment or the reply gives no reason for its end.
+            the answer. None if the request is not recorded or the reply gives no reason for its end.
     """
 
     status: int
@@ -95,10 +95,10 @@ class ReplyProgress:
         usage: The token counts that the backend reported; None until the backend reports them.
         truncated: Whether the backend's stream broke off before the end of the answer, or was malformed.
         reported: Whether the backend reported an error in a reply with the status 200.
-        content: The bytes of the reply so far, cut after one MiB; None if neither the log nor the shadow judge needs
-            them.
-        observer: Finds the id of the reply, and whether the model itself ended the answer; None if the request is in no
-            experiment.
+        content: The bytes of the reply so far, cut after one MiB; None if neither the log, the store nor the judge
+            needs them.
+        observer: Finds the id of the reply, and whether the model itself ended the answer; None if the request is not
+            recorded.
     """
 
     accepted: bool = False

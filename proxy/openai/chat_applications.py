@@ -23,7 +23,7 @@ _DOCUMENTS_END: Final = "</context>"
 _OUTPUT_HEADING: Final = re.compile(r"^#{2,4} *\**output\b", re.IGNORECASE | re.MULTILINE)
 _OUTPUT_FORM: Final = re.compile(r'\{\s*"([a-z_]{1,40})"\s*:\s*(\[|")')
 _MAX_TEXT: Final = 200  # characters of a text in the answer to a background request
-_MAX_TEXTS: Final = 5  # if this answer is a list
+_MAX_TEXTS: Final = 5  # of such an answer, if it is a list
 _TASK_END: Final = re.compile(r"(?:</chat_history>|</text>\s*#{2,4} *output:?)[\s\"'`]*\Z", re.IGNORECASE)
 
 

@@ -72,7 +72,7 @@ def find_error(payload: Mapping[str, Any]) -> BackendReportedError | None:
 
 
 def _describes_an_error(payload: Mapping[str, Any]) -> bool:
-    """Whether an object without choices describes an error in one of the forms of FastAPI, gateways and clouds."""
+    """Return whether an object without choices describes an error, as FastAPI, gateways and cloud services do it."""
     if payload.get("success") is False or any(payload.get(name) for name in _ERROR_FIELDS):
         return True
     is_short = len(payload) <= _MAX_FIELDS

@@ -83,7 +83,7 @@ def split_stop_strings(
 
 
 def cut_completion(completion: Mapping[str, Any], rules: StopRules) -> JsonDict:
-    """Return a completion in which each choice ends at its first stop string. `checked_choices` has checked it."""
+    """Return a completion, which `checked_choices` has checked, with each choice cut at its first stop string."""
     return {**completion, "choices": [_cut_choice(choice, rules) for choice in completion["choices"]]}
 
 

@@ -200,7 +200,7 @@ def _problems(gateway: Gateway, flags: Sequence[str]) -> Iterator[str]:
         if backend.problem:
             yield f"{backend.url}: {backend.problem}"
     if not gateway.pool.models:
-        return  # the models that the backends will list are not known, so nothing can be wrong with the bundles
+        return  # no model is listed yet, so it is not known whether the bundles fit
     for name, served in gateway.bundles.items():
         if name not in gateway.pool.models and not is_undecided(gateway.pool.backends, name):
             listed = sorted(gateway.pool.models)

@@ -28,7 +28,7 @@ async def wait_for_models(gateway: Gateway, report: ProgressCallback, stop: asyn
 
 
 async def wait_for_kinds(pool: Pool, report: ProgressCallback, stop: asyncio.Event | None = None) -> None:
-    """Wait while a model cannot be served because its kind is not known. The pool's health checks end the wait.
+    """Wait while a model cannot be served because its kind is not known. The pool's health checks find out the kind.
 
     Args:
         pool: The backends.

@@ -70,7 +70,7 @@ def add_files(app: web.Application) -> None:
 
 
 def add_api(app: web.Application, gateway: Gateway) -> None:
-    """Add the routes of the JSON that the page requests. The handlers of these routes answer with `gateway`."""
+    """Add the routes of the JSON that the page requests. The handlers of these routes use `gateway`."""
     app[GATEWAY] = gateway
     app.router.add_get("/ui/api/state", _state)
     app.router.add_post("/ui/api/chat", _chat)

@@ -17,7 +17,7 @@ MODEL_NAME: Final = "google/gemma-3-270m"
 """The id of the embedded model if there is no model file."""
 MIN_CONTEXT: Final = 512  # tokens
 _USUAL_CONTEXT: Final = 4096  # tokens; the context length of a file that names none
-_GOOD_CONTEXT: Final = 8192  # tokens; fewer slots are preferred to a shorter context
+_GOOD_CONTEXT: Final = 8192  # tokens; there are fewer slots before the context gets shorter than this
 _SLOTS: Final = (4, 2, 1)  # concurrent requests; each has the full context length
 _STEP: Final = 256  # tokens; a chosen context length is a multiple of this number
 # Without --context, the cached keys and values take at most this many bytes, and at most this share of the memory that
@@ -164,7 +164,7 @@ def _name(given: str, header: GgufHeader, file: Path) -> str:
 
 
 def _fitting(path: str, header: GgufHeader, size: int, asked: int, available: int | None) -> tuple[int, int]:
-    """Return the context length in tokens, and the number of slots, that fit into memory."""
+    """Return a context length in tokens and a number of slots that fit into memory."""
     most = header.number("context_length") or _USUAL_CONTEXT
     if asked and not MIN_CONTEXT <= asked <= most:
         raise EmbeddedError(f"--context {asked}: this model takes {MIN_CONTEXT} to {most} tokens.")

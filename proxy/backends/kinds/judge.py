@@ -24,7 +24,7 @@ from proxy.core.settings import Kind
 
 MAX_MODELS: Final = 16
 """At most this many models of one backend are asked questions. A question may load a model or cost money."""
-_MAX_UNDECIDED: Final = 120.0  # seconds for which a model is not served, because its kind is not known
+_MAX_UNDECIDED: Final = 120.0  # maximum seconds for which a model is not served, because its kind is not known
 _PROGRESS_DELAY: Final = 2.0  # seconds after which the log says that the proxy waits for answers
 _MIN_RETRY_DELAY: Final = 5.0  # seconds; each further delay is twice as long
 _MAX_RETRY_DELAY: Final = 300.0  # seconds
@@ -64,7 +64,7 @@ class KindJudge:
 
     @property
     def asking(self) -> bool:
-        """Whether a model is being asked."""
+        """Whether a model is being asked the questions that show its kind."""
         return any(not attempt.task.done() for attempt in self._attempts.values())
 
     def forget(self) -> None:
@@ -99,7 +99,7 @@ class KindJudge:
             identity: Identifies the model. The first two texts are the backend's URL and the model's id.
             reported: The kind that the server reports; None if it reports none.
             probe: Asks the model. It may raise ProxyError.
-            deadline: How long to wait, as a time on the clock of the event loop.
+            deadline: The time until which to wait, in seconds on the clock of the event loop.
             folder: The folder of the decisions that all workers share; None if there is only one process.
         """
         key = hashlib.sha256(orjson.dumps(identity)).hexdigest()

@@ -13,7 +13,7 @@ from proxy.experiments.definition import Arm, Experiment
 
 MIN_LIFT_THAT_MATTERS: Final = 0.02
 """Two arms are alike if their means certainly differ by less than this fraction of the control's mean."""
-_MAX_DAYS: Final = 366.0  # the advice names no longer time, because nobody waits that long for a result
+_MAX_DAYS: Final = 366.0  # the advice never names a longer time, because nobody waits that long for a result
 WAYS_TO_END: Final = (
     "restart the server without the experiment's file (if `--experiment` names a folder, remove the file from it and "
     "reload)"
@@ -64,7 +64,7 @@ def advice_for_few_units(
 
 
 def advice_when_undecided(one: Comparison, units: int, units_per_day: float | None) -> Advice:
-    """Return the advice for a comparison whose interval contains 0.
+    """Return the advice for a comparison that allows no conclusion yet.
 
     The advice names the number of units after which the experiment will most likely show a difference of a given size.
     This size is the largest target that is not above the estimate, or else the smallest target. Targets that need more

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 import numpy as np
-import scipy  # not scipy.stats: it takes a second, and is imported when it is first used
+import scipy  # imports scipy.stats, which takes a second, when it is first used
 
 from proxy.experiments.analysis.report import Interval
 from proxy.experiments.analysis.sequential import Floats, boundary, log_evidence, p_value
@@ -187,8 +187,8 @@ def _sequential_variances(arms: Arms) -> list[float]:
     The variance of the arm with the smaller effective sample size is raised towards the pooled variance of both arms,
     if it is below the pooled variance. The increase grows with the difference in size, and is 0 for equal sizes.
 
-    The reason is a metric with rare high values. A small arm may by chance contain none of them. Its mean and its
-    variance are then both too low, and an early look would find an effect that does not exist. The benchmark
+    The increase is for metrics with rare high values. A small arm may by chance contain none of these values. Its mean
+    and its variance are then both too low, and an early look would find an effect that does not exist. The benchmark
     tests/bench/experiments.py measures the rate of such errors for arms of several sizes.
     """
     effective = sum(arm.effective for arm in arms)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-import scipy  # not scipy.stats: it takes a second, and is imported when it is first used
+import scipy  # imports scipy.stats, which takes a second, when it is first used
 from numpy.typing import NDArray
 
 from proxy.experiments.analysis.report import SampleRatio

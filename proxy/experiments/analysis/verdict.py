@@ -53,8 +53,8 @@ def verdict_of(evidence: Evidence) -> Verdict:
     4. No comparison of the primary metric is ready: waiting.
     5. The adjusted anytime-valid p-value of an arm in the primary metric is at most `level`: better or worse. If this
        holds for several arms, the verdict is about the best of them.
-    6. All arms certainly differ from the control by too little to matter (`advice.MIN_LIFT_THAT_MATTERS`): alike. 7.
-    Otherwise: undecided.
+    6. All arms certainly differ from the control by too little to matter (`advice.MIN_LIFT_THAT_MATTERS`): alike.
+    7. Otherwise: undecided.
     """
     found = _running_verdict(evidence)
     if not evidence.stopped:

@@ -1,7 +1,7 @@
 """Exports all rows of one experiment from a store as plain values, for analysis with other software.
 
 This module imports no module that computes statistics (proxy/experiments/analysis). The texts of requests and replies
-are included only if they were logged (--store-content).
+are included only if they were stored (--store-content).
 """
 
 from collections.abc import Iterator, Sequence

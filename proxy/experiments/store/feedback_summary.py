@@ -172,7 +172,7 @@ def _shortened(text: str) -> str:
 
 
 def _comments(session: Session, subjects: Sequence[str]) -> Mapping[str, str]:
-    """Return one comment by subject, for those subjects that have one."""
+    """Return the comment on each subject that has one."""
     if not subjects:
         return {}
     places = ", ".join("?" * len(subjects))

@@ -67,7 +67,7 @@ class StoredOutcomes:
         return {name: int(count) for name, count in counts.items() if count}
 
     def feedback(self, experiment: str, metric: Metric) -> FeedbackSummary:
-        """Return what users say about the latest requests of an experiment, by a metric."""
+        """Return what users say about the latest requests of an experiment. `metric` rates the answers."""
         with self._reading() as session:
             return read_feedback(session, experiment, metric)
 

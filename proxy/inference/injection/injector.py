@@ -152,7 +152,7 @@ class Injector:
 
         The result is None if the length of the context is unknown, or if `wanted` tokens certainly fit. Counting the
         client's tokens is slow. A quick check therefore comes first, with an upper bound of their number. The tokens
-        are counted only if `wanted` tokens may not fit by this bound.
+        are counted only if, by this bound, `wanted` tokens may not fit.
 
         Args:
             model: The model that answers.
@@ -216,8 +216,8 @@ class Injector:
 def _without_retrieved(served: ServedBundle, costs: BundleCosts, reason: str) -> _AllowedExamples:
     """Return the pinned examples that a request without retrieved examples gets.
 
-    If the reason is that there is no query, these are all pinned examples. For all other reasons, most examples would
-    teach a wrong form of the answer, so the request gets at most the pinned refusals.
+    If the reason is that there is no query, the request gets all pinned examples. For all other reasons, most examples
+    would teach a wrong form of the answer, so the request gets at most the pinned refusals.
     """
     pinned = served.pinned if reason == NO_QUERY else () if reason in WITHOUT_EXAMPLES else served.refusals
     tokens = costs.prompt + sum([costs.examples[example.id] for example in pinned])

@@ -122,7 +122,7 @@ class Retrieval:
         return result
 
     async def _find_each(self, search: BundleSearch, turns: Sequence[tuple[str, ...]]) -> list[RetrievalResult]:
-        """Return the result for each turn. The turns that are not cached are found at the same time."""
+        """Return the result for each turn. All results that are not cached are found at the same time."""
         digests = [_digest(passages) for passages in turns]
         queries = dict(zip(digests, turns, strict=True))
         cached = {digest: self._find_cached(search, passages, digest) for digest, passages in queries.items()}
@@ -204,6 +204,6 @@ def _choose(search: BundleSearch, vectors: Sequence[Vectors]) -> Retrieved | Non
 
 
 def _digest(passages: tuple[str, ...]) -> bytes:
-    """Return a hash of a query's passages and of their number, so that one passage of two lines differs from two."""
+    """Return a hash of a query's passages and of their number. So two passages differ from one with two lines."""
     text = "\n".join((str(len(passages)), *passages))
     return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()

@@ -34,7 +34,7 @@ class InjectionRoom:
 
 
 def injection_room(served: ServedBundle, costs: BundleCosts, context: int) -> InjectionRoom:
-    """Compute the room that a context of `context` tokens leaves, if the client sets no max_tokens.
+    """Return how long a conversation may be in a context of `context` tokens, if the client sets no max_tokens.
 
     Args:
         served: The bundle.
@@ -49,7 +49,7 @@ def injection_room(served: ServedBundle, costs: BundleCosts, context: int) -> In
 
 
 def _most_tokens(served: ServedBundle, costs: BundleCosts) -> int:
-    """Return the number of tokens of the prompt and of the most examples that one request can get."""
+    """Return the largest number of tokens that the prompt and the examples of one request can have together."""
     always = sum(costs.examples[example.id] for example in served.pinned)
     fixed, policy = costs.longest_prompt + always, served.bundle.manifest.retrieval
     if len(costs.examples) < len(served.bundle.examples):  # The examples of a large bank are not counted in advance.
@@ -64,7 +64,7 @@ def _most_tokens(served: ServedBundle, costs: BundleCosts) -> int:
 
 
 def describe_room(served: ServedBundle, costs: BundleCosts, model: Model) -> Iterator[str]:
-    """Yield sentences that say what reduces the injection of a bundle on a model."""
+    """Yield sentences that say when a model's requests get only a part of the bundle."""
     if not costs.counted:
         yield "the backend does not count tokens, so they are estimated: examples may be left out although they fit"
     if not served.refusals:

@@ -75,8 +75,9 @@ class BundleLoader:
 
         Args:
             allowed: The values of --allow-embedder.
-            serving: Bundles that are served already. Loaded bundles share their open embedders, if these embedders come
-                with drpo, because their weights cannot change. A second copy would need the same memory again.
+            serving: Bundles that are served already. New bundles share the open embedders of these bundles, if the
+                embedders come with drpo: the weights of such embedders cannot change. A second copy would need the same
+                memory again.
         """
         self._allowed = allowed
         self._serving = list(serving)

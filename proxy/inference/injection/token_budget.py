@@ -40,7 +40,7 @@ def room_for_essentials(context: int, client_tokens: int, answer_tokens: int) ->
     Args:
         context: The length of the model's context, in tokens.
         client_tokens: The number of tokens of the client's text.
-        answer_tokens: The number of tokens that are reserved for the answer if there are other examples.
+        answer_tokens: The number of tokens that are reserved for the answer if the request also gets other examples.
     """
     return context - client_tokens - min(answer_tokens, MIN_ANSWER_TOKENS)
 
