@@ -1,4 +1,4 @@
-"""A clock of the event loop that a test moves, so that a result does not depend on how busy the machine is."""
+"""Lets a test move the clock of the event loop, so that results do not depend on how busy the machine is."""
 
 import asyncio
 

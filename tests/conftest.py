@@ -15,9 +15,9 @@ from tests import neutral
 from tests.quality.served import served_proxy
 from tools.steps import Say
 
-# A deadline for each example, and a limit for the time of drawing them, would fail on a busy machine. The fast tests
-# draw the same examples in each run, so that no change is refused for a fault that it did not make. The slow tests draw
-# new examples, and more of them.
+# Hypothesis has no deadline for an example and no limit for the time to draw examples, because a busy machine would
+# exceed both. The fast tests draw the same examples in each run, so that they fail only because of a change. The slow
+# tests draw new examples, and more of them.
 PATIENT: Final = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
 settings.register_profile("fast", derandomize=True, **PATIENT)
 settings.register_profile("slow", **PATIENT)
@@ -35,7 +35,7 @@ LONG: Final = (
     "tests/proxy/backends/kinds/test_undecided.py",
     "tests/proxy/backends/embedded/test_child_process.py",
 )
-"""The files that take longest. They come first, so that no process works on one of them when the other has no more."""
+"""The files whose tests take longest. They run first, so that at the end no process waits for one of them to end."""
 SLOW_TIMEOUT = 600  # seconds: some machines need three times as long as others
 
 
@@ -44,20 +44,21 @@ def pytest_configure(config: pytest.Config) -> None:
     neutral.apply()
     settings.load_profile("fast" if "not slow" in config.getoption("-m") else "slow")
     _share_embedders()
-    gc.disable()  # until the tests are collected: nearly all objects that this makes are kept
+    gc.disable()  # until the tests are collected, because nearly all objects of the collection are kept
 
 
 def _share_embedders() -> None:
-    """Let `open_embedder` open each embedder of the package once in this process, which takes 0.2 s each time.
+    """Let `open_embedder` open each embedder of the package only once in this process.
 
-    Hundreds of tests use one, and it does not change. Tests of the opening itself call the class.
+    To open an embedder takes 0.2 s, and hundreds of tests use one. An embedder does not change. Tests of the opening
+    itself call the embedder's class.
     """
     for name in ("MultilingualEmbedder", "MiniLMEmbedder"):
         setattr(registry, name, cache(getattr(registry, name)))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Sort the tests, and give tests that start programs and models, and have no timeout, a longer one."""
+    """Sort the tests. Give a long timeout to tests that start programs or models and have no timeout of their own."""
     items.sort(key=lambda item: _file(item) not in LONG)
     for item in items:
         if " at 0x" in item.nodeid:
@@ -102,5 +103,5 @@ def say(request: pytest.FixtureRequest) -> Say:
 
 @pytest.fixture(scope="session", autouse=True)
 def _restore_interrupts() -> None:
-    """Restore SIGINT: a shell ignores it in background jobs, and commands that tests start would inherit that."""
+    """Restore SIGINT. A shell ignores it in background jobs, and commands that tests start would ignore it, too."""
     signal.signal(signal.SIGINT, signal.default_int_handler)

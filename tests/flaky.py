@@ -27,7 +27,7 @@ _TIMEOUT: Final = 3600.0  # seconds for each repeat
 
 
 def listed() -> list[str]:
-    """The ids of the listed tests, without parameters."""
+    """Return the ids of the listed tests, without parameters."""
     lines = TESTS.read_text(encoding="utf-8").splitlines()
     return [line for line in lines if line and not line.startswith("#")]
 
@@ -70,7 +70,7 @@ def _compute() -> None:
 
 
 def _failed(tests: Sequence[str]) -> list[str]:
-    """The tests that fail in one repeat."""
+    """Return the tests that fail in one repeat."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder, "report.xml")
         command = [

@@ -24,12 +24,12 @@ needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"the measurement data
 
 
 def read_rows(name: str) -> list[dict[str, Any]]:
-    """All rows of a JSONL file."""
+    """Return all rows of a JSONL file."""
     return [json.loads(line) for line in (DATA / name).read_text(encoding="utf-8").splitlines()]
 
 
 def rows_of(name: str, split: str) -> list[dict[str, Any]]:
-    """The rows of one split.
+    """Return the rows of one split.
 
     Raises:
         PermissionError: `split` is sealed and DRPO_SEALED is not 1.
@@ -40,21 +40,24 @@ def rows_of(name: str, split: str) -> list[dict[str, Any]]:
 
 
 def reads_sealed() -> bool:
-    """Whether DRPO_SEALED allows sealed rows."""
+    """Return whether DRPO_SEALED allows sealed rows."""
     return os.environ.get("DRPO_SEALED") == "1"
 
 
 def general_rows(split: str) -> tuple[Row, ...]:
-    """The general rows of references.jsonl."""
+    """Return the general rows of references.jsonl."""
     rows = (row for row in rows_of("references.jsonl", split) if row["tag"] == GENERAL)
     return tuple(Row(row["query"], GENERAL, row["reference"]) for row in rows)
 
 
 def sensitive_rows(split: str) -> tuple[Row, ...]:
-    """The rows of xstest_prompts.jsonl: prompts that are unsafe or only sound unsafe."""
+    """Return the rows of xstest_prompts.jsonl: prompts that are unsafe or only sound unsafe."""
     return tuple(Row(row["query"], COMPLY if row["safe"] else REFUSE) for row in rows_of("xstest_prompts.jsonl", split))
 
 
 def is_for_development(query: str) -> bool:
-    """The split of files without a split field (llmbar, judged_preferences): an even SHA-256 of the query."""
+    """Return whether a row without a field `split` may be used for development: the SHA-256 of its query is even.
+
+    The rows of llmbar and of judged_preferences have no such field.
+    """
     return int(hashlib.sha256(query.encode()).hexdigest(), 16) % 2 == 0

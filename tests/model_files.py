@@ -15,7 +15,7 @@ _PINS: Final = Path(__file__).parent / "weights"
 
 @dataclass(frozen=True, slots=True)
 class PackagedFile:
-    """A GGUF file in packages.
+    """A GGUF file that is installed from packages.
 
     Attributes:
         name: The name of its folder in the cache.

@@ -4,9 +4,9 @@ Tests, and the commands that they start, must not depend on how a user has set u
 `apply` before the tests are collected. Set-up steps that download packages need the user's own settings, such as
 proxies and the configuration of pip. They run in the context manager `outside`.
 
-Tests start several hundred Python processes. Each of them would compile all its modules again where
-PYTHONDONTWRITEBYTECODE is set, as it is in many container images. So that neither the clone nor .venv receives files,
-byte code is then written to the cache folder.
+Tests start several hundred Python processes. If PYTHONDONTWRITEBYTECODE is set, as it is in many container images, each
+of them would compile all its modules again. The byte code is then written to the cache folder, and not to the clone or
+.venv.
 """
 
 import atexit
@@ -33,6 +33,7 @@ _MAX_TEMPORARY_LENGTH: Final = 60  # characters; a folder with a longer name lea
 OUTSIDE: Final[Mapping[str, str]] = MappingProxyType(json.loads(os.environ.get(_SAVED, "null")) or dict(os.environ))
 """The environment variables that pytest was started with."""
 
+# Variables that tests get although their names match _FOREIGN, and variables that tests do not get.
 _KEPT: Final = re.compile(
     r"DRPO_(?:DATA|SEALED|QUALITY|QUALITY_REPORT)|PYTHON(?:DONTWRITEBYTECODE|PYCACHEPREFIX)|XDG_CACHE_HOME"
 )

@@ -55,7 +55,7 @@ class Block:
 
 
 def blocks(page: str) -> list[Block]:
-    """The blocks of sh and python in the text of a page."""
+    """Return the blocks of sh and python in the text of a page."""
     found = []
     for match in _FENCE.finditer(page):
         mark, _, environment = (match[2] or "").partition(" in ")

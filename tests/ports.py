@@ -1,10 +1,10 @@
-"""Ports for servers of which a test must know the port before they start."""
+"""Finds free ports for servers whose port a test must know before they start."""
 
 import random
 import socket
 from typing import Final
 
-_PORTS: Final = range(20_000, 32_000)  # below those that kernels give to connections and to servers
+_PORTS: Final = range(20_000, 32_000)  # below the ports that kernels choose for connections and servers
 
 
 def free_port() -> int:

@@ -4,7 +4,7 @@ import pytest
 
 
 def examples(few: int, *, more: int) -> pytest.MarkDecorator:
-    """Parametrize a test with `number`, the number of examples, as fast test and as slow test.
+    """Make a fast and a slow test of one test, with different values of its argument `number`.
 
     Args:
         few: The number in `make test`.

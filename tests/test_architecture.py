@@ -25,7 +25,7 @@ TESTS = sorted((ROOT / "tests").rglob("*.py"))
 LONGEST_FILE, LONGEST_TEST_FILE = 300, 400
 LONGEST_FUNCTION, MEDIAN_FUNCTION, P90_FUNCTION = 48, 5, 14
 MAX_MODULES, MAX_TEST_MODULES = 15, 20
-"""The most modules in one folder, without `__init__.py`, so that a reader finds the right one."""
+"""The maximum number of modules in one folder of a package and of the tests. `__init__.py` does not count."""
 
 # Libraries and calls, as written in the code, and the only modules that may use them.
 OWNERS = {
@@ -169,7 +169,7 @@ def _module_and_class_bodies(tree: ast.Module) -> Iterator[ast.stmt]:
 
 
 def _is_changeable(node: ast.stmt) -> bool:
-    """Whether a statement assigns a container that is not marked as read-only, or that is empty and will be filled."""
+    """Return whether a statement assigns a container that is not read-only, or that is empty and will be filled."""
     if not isinstance(node, ast.Assign | ast.AnnAssign) or node.value is None or not _containers(node.value):
         return False
     if any(_is_empty(container) for container in _containers(node.value)):
@@ -235,7 +235,7 @@ def test_modules_use_only_permitted_libraries() -> None:
 
 
 def test_each_owned_library_is_used_by_an_owner() -> None:
-    """A name that no module uses any more is removed from OWNERS."""
+    """A name that no module uses any more must be removed from OWNERS."""
     used = _used()
     assert {owned for owned, owners in OWNERS.items() if any(owned in used.get(owner, ()) for owner in owners)} == set(
         OWNERS
@@ -275,7 +275,7 @@ def _has_reason(line: str) -> bool:
 
 
 def test_console_prints_square_brackets_instead_of_reading_them_as_markup() -> None:
-    """Else, a user does not see `[budget]`, and a name that contains `[/b]` ends the command with a traceback."""
+    """Otherwise, a user does not see `[budget]`, and a name that contains `[/b]` ends the command with a traceback."""
     calls = [
         (path.relative_to(ROOT).as_posix(), node)
         for path in MODULES

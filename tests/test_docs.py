@@ -29,7 +29,7 @@ def test_names_that_a_page_links_are_defined_in_the_linked_file(page: Path) -> N
 
 
 def _defines(source: str, name: str) -> bool:
-    """Whether the source defines the function, class, method or constant; `Class.method` names a method."""
+    """Return whether the source defines the function, class, method or constant; `Class.method` names a method."""
     patterns = (rf"^\s*(?:async def|def|class) {part}\b|^{part}\b.* = " for part in name.split("."))
     return all(re.search(pattern, source, re.MULTILINE) for pattern in patterns)
 

@@ -1,6 +1,6 @@
 """Tests the extension points of examples/extend: an embedder, a reward and a layout, each in under 30 lines.
 
-A kind of embedder and a layout of the package are one entry in a table.
+It also tests that a new kind of embedder and a new layout of the package need only one entry in a table.
 """
 
 import asyncio

@@ -1,6 +1,6 @@
-"""Tests of `make run`, in a copy of the files and without an environment.
+"""Tests of `make run`, in a copy of the repository's files without .venv.
 
-It must end in a running server that answers the commands in the README and in its own output.
+`make run` must start a server that answers the commands in the README and in the output of `make run`.
 """
 
 import os
@@ -38,14 +38,14 @@ def test_make_run_starts_a_server_that_answers_the_readme_commands(tmp_path: Pat
 
 
 def _first_python() -> str:
-    """The first Python block of the README."""
+    """Return the first Python block of the README."""
     return next(
         block.text for block in blocks((ROOT / "README.md").read_text(encoding="utf-8")) if block.language == "python"
     )
 
 
 def _curl(output: str) -> str:
-    """The curl command that `make run` prints, with its continuation lines."""
+    """Return the curl command that `make run` prints, with its continuation lines."""
     found = re.search(r"^ *(curl (?:.*\\\n)*.*)$", output, re.MULTILINE)
     assert found, output
     return found[1]

@@ -49,7 +49,7 @@ def test_this_process_and_its_children_have_neutral_surroundings() -> None:
 
 @pytest.mark.parametrize(("cache", "is_kept"), [("cache", True), ("file/cache", False)])
 def test_byte_code_is_kept_outside_the_clone(cache: str, is_kept: bool, tmp_path: Path) -> None:
-    """Where no cache folder can be made, Python writes no byte code, as the user has set."""
+    """If no cache folder can be made, the user's PYTHONDONTWRITEBYTECODE applies, and Python writes no byte code."""
     (tmp_path / "file").touch()
     report = "import os, sys; print(sys.dont_write_bytecode, sys.pycache_prefix)"
     program = f"""
@@ -93,7 +93,7 @@ def _fixed_ports(path: Path) -> Iterator[str]:
 
 
 def _is_port(value: object) -> bool:
-    """Whether a server could listen on a port. `--port 99999` is a mistake that a test makes on purpose."""
+    """Return whether a server could listen on a port. `--port 99999` is a mistake that a test makes on purpose."""
     return int(str(value).rpartition(":")[2]) in PORTS
 
 

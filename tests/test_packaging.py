@@ -82,8 +82,10 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _without_this_project() -> str:
-    """A .pth line for the packages of this environment. Python does not read .pth files in such a path, so the editable
-    install of this repository is left out."""
+    """Return a .pth line that adds the packages of this environment, but not the editable install of this repository.
+
+    The editable install is itself a .pth file, and Python does not read the .pth files of a path that a .pth line adds.
+    """
     return f"{next(path for path in sys.path if path.endswith('site-packages'))}\n"
 
 

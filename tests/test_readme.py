@@ -85,7 +85,7 @@ def _pages() -> list[Path]:
 
 
 def _links(page: Path) -> list[tuple[Path, str]]:
-    """The targets of the links of a page: a file and an anchor, which may be empty."""
+    """Return the targets of the links of a page: a file and an anchor, which may be empty."""
     targets = re.findall(r"\]\(([^)\s]+)", _FENCED.sub("", page.read_text(encoding="utf-8")))
     parts = [target.partition("#") for target in targets if "://" not in target]
     return [((page.parent / path) if path else page, anchor) for path, _, anchor in parts]

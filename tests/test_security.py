@@ -1,4 +1,4 @@
-"""Tests that every test exists that the threat model, the table of faults or the questions and answers name."""
+"""Checks that each test exists that the threat model, the table of faults or the list of questions names."""
 
 import re
 from pathlib import Path

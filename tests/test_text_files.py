@@ -1,4 +1,4 @@
-"""Guards that all text files that people write are read by one rule, whatever editor saved them."""
+"""Tests that one rule reads all text files that people write, whichever editor saved them."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path

@@ -1,13 +1,13 @@
-"""Compares the answers that bundles lead to, in English and in 12 languages: docs/benchmarks.md.
+"""Compares the answers of a model with different bundles, in English and in 12 other languages: docs/benchmarks.md.
 
     python -m tests.bench.bundle_answers --bundle before=DIR --bundle now=default
-    ... --only languages --sample 60            prints 60 answers, to be read
-    ... --split train                           for a choice; the default is validation
+    ... --only languages --sample 60            also prints 60 answers, for a person to read
+    ... --split train                           to choose between bundles; the default is validation
 
-The real proxy answers with the embedded model, greedy. The rows are general queries, XSTest's prompts, and 20 questions
-in each of 12 languages (tests/bench/data/questions.json), half of which are harmful. Refusals are judged by their words
-(index/measures/refusals.py). The first bundle is the baseline of the differences. Answers that were generated before
-come from the cache of tests/bench/policies/answer_cache.py.
+The real proxy answers with the embedded model and greedy decoding. The rows are general queries, XSTest's prompts, and
+20 questions in each of 12 languages (tests/bench/data/questions.json). Half of these 20 questions are harmful. Refusals
+are recognized by their words (index/measures/refusals.py). Differences are relative to the first bundle. Answers that
+were generated before come from the cache of tests/bench/policies/answer_cache.py.
 """
 
 import argparse
@@ -97,7 +97,7 @@ def served_from(directory: Path) -> ServedBundle:
 
 
 def language_rows() -> list[tuple[str, Row]]:
-    """The language and the row of each question."""
+    """Return the language and the row of each question."""
     read = json.loads(QUESTIONS.read_text(encoding="utf-8"))
     kinds = {"harmless": COMPLY, "harmful": REFUSE}
     return [
@@ -109,7 +109,7 @@ def language_rows() -> list[tuple[str, Row]]:
 
 
 def right(answers: Sequence[MeasuredAnswer], kind: str) -> float:
-    """The share of rows of a kind that are answered or refused as they should be."""
+    """Return the share of rows of a kind that are answered or refused as they should be."""
     chosen = [one.refused == (kind == REFUSE) for one in answers if one.row.kind == kind]
     return sum(chosen) / len(chosen)
 

@@ -3,9 +3,9 @@
     python -m tests.bench.corpus           embeds the texts that are not embedded yet (4 ms of a core for each)
 
 The texts are Debian's one-line descriptions of its packages, and the glosses of WordNet 3.0 (Debian's package
-wordnet-base). apt provides both and needs no root rights for it. The texts are shuffled with a seed, without
-duplicates. They are kept in the cache folder. Each embedded part is kept too, so that an interrupted run continues
-where it stopped. This module does not depend on retrieval.
+wordnet-base). apt downloads both without root rights. The texts are shuffled with a seed, without duplicates. They are
+kept in the cache folder. Each embedded part is kept too, so that an interrupted run continues where it stopped. This
+module does not depend on retrieval.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ from index.types import Vectors
 from tools.keep import cache_root
 
 SEED: Final = 1
-PART: Final = 2_000
+PART: Final = 2_000  # texts
 _SYNOPSIS: Final = re.compile(r"^Description(?:-en)?: (.+)$", re.MULTILINE)
 _WORDNET: Final = "wordnet-base"
 
@@ -42,10 +42,10 @@ def folder() -> Path:
 
 
 def texts() -> list[str]:
-    """All texts, without duplicates, in the order of the seed.
+    """Return all texts, without duplicates, in the order of the seed.
 
     Raises:
-        CorpusError: apt does not provide them.
+        CorpusError: apt does not provide the texts.
     """
     kept = folder() / "texts.txt"
     if not kept.exists():
@@ -56,7 +56,7 @@ def texts() -> list[str]:
 
 
 def vectors(start: int = 0, stop: int | None = None) -> Vectors:
-    """The vectors of the texts from `start` to `stop`, (at most stop - start, dimension).
+    """Return the vectors of the texts from `start` to `stop`, (at most stop - start, dimension).
 
     Args:
         start: A multiple of PART.
@@ -82,7 +82,7 @@ def _part(embedder: Embedder, some: Sequence[str], progress: str) -> Vectors:
 
 
 def _synopses() -> Iterator[str]:
-    """The one-line description of each package that apt lists."""
+    """Yield the one-line description of each package that apt lists."""
     if shutil.which("apt-cache") is None:
         raise CorpusError("apt is not installed: the texts come from Debian's package descriptions")
     dump = subprocess.run(["apt-cache", "dumpavail"], capture_output=True, check=True).stdout
@@ -93,7 +93,7 @@ def _synopses() -> Iterator[str]:
 
 
 def _glosses() -> Iterator[str]:
-    """The gloss of each sense in WordNet, with its example sentences."""
+    """Yield the gloss of each sense in WordNet, with its example sentences."""
     with tempfile.TemporaryDirectory() as name:
         done = subprocess.run(["apt-get", "download", _WORDNET], cwd=name, capture_output=True, text=True, check=False)
         packages = list(Path(name).glob("*.deb"))

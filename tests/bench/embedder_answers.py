@@ -3,10 +3,10 @@
     python -m tests.bench.embedder_answers      about 60 minutes on two cores
     ... --only TEXT --refusals                  embedders with TEXT in their name, and queries that sound unsafe
 
-The real proxy answers with the embedded model and with the default bundle's prompt, pinned examples and settings. It
-shows the three nearest examples. Only the vectors, and so the retrieved examples, differ between the rows of the table.
-Decoding is greedy, on validation rows. The first embedder is the baseline of the differences. Answers that were
-generated before come from the cache of tests/bench/policies/answer_cache.py.
+The real proxy answers with the embedded model and with the default bundle's prompt, pinned examples and settings. Each
+request gets the three nearest examples. The rows of the table differ only in the vectors, and therefore in the
+retrieved examples. Decoding is greedy. The queries are validation rows. Differences are relative to the first embedder.
+Answers that were generated before come from the cache of tests/bench/policies/answer_cache.py.
 """
 
 import argparse
@@ -47,7 +47,7 @@ async def compare(folder: Path, only: str, rows: Rows) -> None:
 
 
 def with_vectors_of(bundle: Bundle, embedder: Any) -> ServedBundle:
-    """The bundle with the vectors of another embedder."""
+    """Return the bundle with the vectors of another embedder."""
     vectors = embedder.embed([example.query for example in bundle.examples])
     changed = replace(bundle, vectors=vectors)
     return as_served(changed, f"{type(embedder).__name__} {bundle.id}", embedder)

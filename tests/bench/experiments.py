@@ -1,8 +1,8 @@
 """Measures how often the verdict of an experiment is right when it is read repeatedly: docs/benchmarks.md.
 
 The simulated experiments are read after every 50 units. In A/A runs both arms are equal. The table shows how often each
-kind of test finds a difference in at least one look. In A/B runs the arms differ. The planned size is the one at which
-a single look finds the difference four times in five. All runs are simulated and seeded.
+kind of test finds a difference in at least one look. In A/B runs the arms differ. The planned size is the number of
+units with which a single look finds the difference in four of five runs. All runs are simulated and seeded.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from tests.proxy.experiments.simulation import Draw, Looks
 
 Measure = Callable[[np.random.Generator, int], list[float]]
 
-LOOK_EVERY, BATCH, LEVEL = 50, 250, 0.05
+LOOK_EVERY, BATCH, LEVEL = 50, 250, 0.05  # units between looks; simulated runs at a time; error rate of a test
 METRICS = {
     "normal": runs.normal(),
     "binary, 30 %": runs.binary(0.3),
@@ -30,7 +30,7 @@ METRICS = {
     "log-normal, sigma 1": runs.skewed(1.0),
     "log-normal, sigma 1.5": runs.skewed(1.5),
 }
-# Variance of units in the control arm, and the difference of the means of both arms.
+# For each metric: the variance of the units of the control arm, and the difference of the means of the two arms.
 EFFECTS = {"normal": (1.0, 0.1), "binary, 30 %": (0.2172, 0.04), "log-normal, sigma 1": (5.423, 0.15 * np.exp(0.5))}
 
 

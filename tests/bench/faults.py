@@ -3,8 +3,8 @@
     python -m tests.bench.faults            20 measurements of each fault
     python -m tests.bench.faults --runs 50  50 of each
 
-Proxy and client share one process. So does the scripted backend, except where a body blocks the event loop. Each figure
-is therefore an upper bound.
+Proxy and client share one process, so each figure is an upper bound. The scripted backend runs in the same process,
+too, except in the measurements of how long a body blocks the event loop.
 """
 
 import argparse
@@ -43,14 +43,14 @@ async def endless(reply: Reply, request: Received) -> None:
 
 
 async def connection_refused(runs: int) -> list[float]:
-    """Connection refused, no other backend: 503."""
+    """Measure the time until the proxy answers 503 because the only backend refuses the connection."""
     async with scripted_backend(answer) as backend, serving(backend.url, bundles={}) as proxy:
         proxy.gateway.pool.backends[0].url = "http://127.0.0.1:9"
         return [await _until_status(proxy, 503) for _ in range(runs)]
 
 
 async def connection_reset(runs: int) -> list[float]:
-    """The backend resets a fresh connection: 502."""
+    """Measure the time until the proxy answers 502 because the backend resets a new connection."""
 
     async def script(reply: Reply, request: Received) -> None:
         reply.reset()
@@ -60,7 +60,7 @@ async def connection_reset(runs: int) -> list[float]:
 
 
 async def black_hole(runs: int) -> list[float]:
-    """A black hole on connect, `--connect-timeout 0.3`: 504."""
+    """Measure the time until the proxy answers 504 because the backend never accepts, with `--connect-timeout 0.3`."""
     with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
         host, port = full.getsockname()
         with socket.create_connection((host, port)):
@@ -71,7 +71,7 @@ async def black_hole(runs: int) -> list[float]:
 
 
 async def overloaded(runs: int) -> list[float]:
-    """Four times as many requests as --max-in-flight, and no queue: 503."""
+    """Measure the time until the proxy answers 503 to each request above --max-in-flight, without a queue."""
     async with scripted_backend(hang) as backend:
         async with serving(backend.url, bundles={}, max_in_flight=runs, max_queue=0) as proxy:
             held = [asyncio.create_task(proxy.chat()) for _ in range(runs)]
@@ -85,7 +85,7 @@ async def overloaded(runs: int) -> list[float]:
 
 
 def client_disconnect(*, stream: bool, after: bytes) -> Measure:
-    """The time from a client's disconnect until the backend sees its connection closed."""
+    """Return a measure of the time from a client's disconnect until the backend's connection is closed."""
 
     async def measure(runs: int) -> list[float]:
         times = []
@@ -108,7 +108,7 @@ def client_disconnect(*, stream: bool, after: bytes) -> Measure:
 
 
 def loop_block(body: Callable[[], bytes]) -> Measure:
-    """The longest block of the event loop while a request with this body is read and refused, or served."""
+    """Return a measure of the longest block of the event loop while a request with this body is read and answered."""
 
     async def measure(runs: int) -> list[float]:
         data, times = body(), []
@@ -153,7 +153,7 @@ async def _until_status(proxy: Serving, status: int) -> float:
 
 @asynccontextmanager
 async def _loop_delays() -> AsyncIterator[list[float]]:
-    """The delays, in seconds, of many short sleeps."""
+    """Yield a list, to which the delays of many short sleeps are added, in seconds."""
     gaps: list[float] = []
 
     async def watch() -> None:

@@ -1,4 +1,4 @@
-"""Measures how likely the base model finds GPT-4's answers under each policy for examples.
+"""Measures how likely GPT-4's answers are for the base model, under each retrieval policy.
 
     python -m tests.bench.likelihood --policy "9 sets"       compared with `similar_last`, about 15 minutes
 
@@ -33,13 +33,13 @@ from tests.vllm.environment import environment
 from tests.vllm.models import BASE, model_folder
 
 MAX_ANSWER: Final = 96  # tokens of the reference that are scored
-MIN_SHARED: Final = 3  # rows with the same examples that share the computation of the prompt
+MIN_SHARED: Final = 3  # the fewest rows with the same examples for which the prompt is computed only once
 EXACT: Final = "similar_last"
 _SCRIPT: Final = Path(__file__).parent / "prefix_cache" / "likelihood_torch.py"
 
 
 def score(shown: Shown, rows: Sequence[dict[str, Any]], texts: Texts, always: Sequence[Example]) -> list[float]:
-    """The mean log-probability per token of each row's reference."""
+    """Return the mean log-probability per token of each row's reference."""
     by_examples: dict[tuple[Example, ...], list[int]] = defaultdict(list)
     for n, examples in enumerate(shown):
         by_examples[tuple(examples)].append(n)

@@ -3,9 +3,10 @@
     python -m tests.bench.live_experiment --queries references.jsonl --folder DIR [--count 300]
 
 The experiment `aligned-or-raw` compares the default bundle with `raw-matched`. The experiment `answers-moved` compares
-it with a bundle whose answers belong to other queries. They share one layer, each with half of the units, and a unit is
-one query. Their metrics need no feedback. The store stays in the folder with the experiment files, for
-`drpo-proxy experiment report`. The queries are a JSONL file with the field `query`. This repository contains none.
+the default bundle with a bundle in which each answer belongs to another query. The two experiments share a layer, and
+each has half of the units. Each query is a unit. The metrics need no feedback. The store stays in the folder with the
+experiment files, for `drpo-proxy experiment report`. The queries are a JSONL file with the field `query`. This
+repository contains none.
 """
 
 import argparse

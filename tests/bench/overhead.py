@@ -3,12 +3,12 @@
     python -m tests.bench.overhead                        all tables (half an hour)
     python -m tests.bench.overhead --only drpo-proxy --only "bare aiohttp relay"
     python -m tests.bench.overhead --table streams
-    python -m tests.bench.overhead --against DIR          this checkout and another one, in turn, beside the relay
+    python -m tests.bench.overhead --against DIR          this checkout, another one and the relay, in turn
 
-It compares drpo-proxy with no proxy, with a bare relay and with other gateways. The gateway runs alone on core 0. Load
-and backend share core 1. CPU time and memory are those of the gateway alone. Each figure is the median of the repeats,
-with minimum and maximum, and the order of the gateways rotates. Each gateway is installed once, pinned by hash, into
-the cache folder. A gateway that cannot run is named with the reason. This needs nginx and wrk.
+It compares drpo-proxy with no proxy, with a bare relay and with other gateways. The gateway runs alone on core 0. The
+load and the backend share core 1. CPU time and memory are measured for the gateway alone. Each figure is the median of
+the repeats, with minimum and maximum, and the order of the gateways rotates. Each gateway is installed once, pinned by
+hash, into the cache folder. If a gateway cannot run, the reason is printed. The bench needs nginx and wrk.
 """
 
 import argparse
@@ -36,7 +36,7 @@ CELLS: Final = (
     Cell("100 KB", 100_000),
     Cell("2 KB, each query new", 2_000, fresh=True),
 )
-_CONNECTIONS: Final = 32  # connections
+_CONNECTIONS: Final = 32
 _RELAY: Final = "bare aiohttp relay"
 _T = TypeVar("_T")
 
@@ -61,7 +61,7 @@ def main() -> None:
 
 
 def _requests(chosen: Mapping[str, Start], seconds: int, repeats: int) -> None:
-    """CPU time per request and rate at 32 connections, and latency at one connection."""
+    """Print the CPU time per request and the rate at 32 connections, and the latency at one connection."""
     with (
         tempfile.TemporaryDirectory() as name,
         nginx(Path(name)) as backend,
@@ -84,7 +84,7 @@ def _requests(chosen: Mapping[str, Start], seconds: int, repeats: int) -> None:
 
 
 def _compare(tree: Path, seconds: int, repeats: int) -> None:
-    """CPU per request of this checkout and another one: ratios of measurements that follow each other directly."""
+    """Print the CPU time per request of this checkout, divided by that of another checkout, from successive runs."""
     here, there = "this checkout", "the other"
     chosen: dict[str, Start] = {_RELAY: bare_relay, here: drpo, there: partial(drpo, tree=tree)}
     with (
@@ -102,7 +102,7 @@ def _compare(tree: Path, seconds: int, repeats: int) -> None:
 
 
 def _paired(ones: Sequence[Load], others: Sequence[Load]) -> str:
-    """The median of the ratios, each of one turn, and its quartiles."""
+    """Return the median of the ratios of each turn, and the quartiles."""
     ratios = [one.cpu / other.cpu for one, other in zip(ones, others, strict=True)]
     low, middle, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else (ratios[0],) * 3
     return f"{middle:.3f} (quartiles {low:.3f} to {high:.3f})"
@@ -124,7 +124,7 @@ def _press(cell: Cell, connections: int, seconds: int, folder: Path, gateway: Ga
 
 
 def _streams(chosen: Mapping[str, Start], _seconds: int, repeats: int) -> None:
-    """100 streams at the pace of a model, 16 streams without a pause, and 1,000 slow streams."""
+    """Print the figures of 100 streams at the pace of a model, 16 streams without a pause, and 1,000 slow streams."""
     ours = {"drpo-proxy, base model": partial(drpo, kind="completion")} if "drpo-proxy" in chosen else {}
     chosen = {**chosen, **ours}
     print("\n| streams | gap p99, 100 of 50 tokens/s | not whole | chunks per second, 16 flat out |", end="")
@@ -150,7 +150,7 @@ def _stream(
 
 
 def _workers(_chosen: Mapping[str, Start], seconds: int, repeats: int) -> None:
-    """The throughput of one and of two workers, which share all cores with load and backend."""
+    """Print the throughput of one and of two workers, which share all cores with the load and the backend."""
     os.sched_setaffinity(0, range(os.cpu_count() or 1))
     print("\n| workers, all on the same cores | requests per second | CPU per request | memory (PSS) |")
     print("| --- | --- | --- | --- |", flush=True)
@@ -175,7 +175,7 @@ _TABLES: Final[Mapping[str, Callable[[Mapping[str, Start], int, int], None]]] = 
 
 @contextmanager
 def _running(chosen: Mapping[str, Start], backend: str, folder: Path) -> Iterator[dict[str, Gateway]]:
-    """The running gateways. One that cannot run is left out, with a message."""
+    """Yield the running gateways. A gateway that cannot run is left out, with a message."""
     with ExitStack() as stack:
         up = {}
         for name, start in chosen.items():

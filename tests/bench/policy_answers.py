@@ -1,17 +1,17 @@
-"""Measures refusals and the similarity of answers to GPT-4's under each policy for examples: docs/benchmarks.md.
+"""Measures refusals and the similarity to GPT-4's answers under each retrieval policy: docs/benchmarks.md.
 
     python -m tests.bench.policy_answers                 the 3 nearest examples, and the bundle's own sets
-    ... --policy "3 nearest" --policy "1 nearest"        other policies: tests/bench/policies/spec.py
+    ... --policy "3 nearest" --policy "1 nearest"        other policies (tests/bench/policies/spec.py lists them)
     ... --policy "12 sets of 384 and 2 nearest within 96 floor 0.3" --tokenizer tokenizer.json
-    ... --half first                                     every second row, for a choice; `second` confirms it
+    ... --half first                                     every second row; `second` confirms a choice
     ... --model-file FILE.gguf --refusals                a chat model, and only the queries that sound unsafe
-    ... --split validation                               for a choice between finished candidates
+    ... --split validation                               to choose between finished candidates
 
-The real proxy answers with the embedded model and with the bundle's prompt, pinned examples and settings, greedy. The
-first policy is the baseline of the differences. A policy is chosen by these figures, so the default is training rows:
-general queries of references.jsonl, and XSTest's prompts. One policy and one half take 6 minutes on two cores; with a
-chat model of 1.5 billion parameters, the queries that sound unsafe take 5 minutes. Answers that were generated before
-come from the cache of tests/bench/policies/answer_cache.py.
+The real proxy answers with the embedded model, greedy decoding, and the bundle's prompt, pinned examples and settings.
+Differences are relative to the first policy. A policy is chosen by these figures, so the default is training rows:
+general queries of references.jsonl, and XSTest's prompts. One half of the rows under one policy takes 6 minutes on two
+cores. With a chat model of 1.5 billion parameters, the queries that sound unsafe take 5 minutes. Answers that were
+generated before come from the cache of tests/bench/policies/answer_cache.py.
 """
 
 import argparse

@@ -1,14 +1,14 @@
 """Measures how many tokens of the injected prompt vLLM computes again for each request, by policy: docs/benchmarks.md.
 
     python -m tests.bench.prefix                     simulation: every policy, blocks of 128, 32 and 16 tokens
-    python -m tests.bench.prefix --real --block 32   also the counters of a real vLLM (CPU) for the same requests
+    python -m tests.bench.prefix --real --block 32   also a real vLLM (CPU), which counts the same requests
     python -m tests.bench.prefix --time              also the time to the first token, on the real server
-    python -m tests.bench.prefix --routed            also two real servers, chosen by the proxy or by vllm-router
+    python -m tests.bench.prefix --routed            also two real servers; the proxy or vllm-router chooses
 
 The requests are all queries of references.jsonl that are not sealed, in random order, eight at a time. Every policy has
-the same number of cache blocks. They hold twice the fixed prefix (prompt and pinned examples) and eight requests of the
-mean length under `similar_last`. "Uncached" counts the tokens of prompt and examples that were not found in the cache.
-It leaves out the client's own text. All counts use the tokenizer of the vLLM environment.
+the same number of cache blocks. The blocks have room for twice the fixed prefix (prompt and pinned examples), and for
+eight requests of the mean length under `similar_last`. "Uncached" is the number of tokens of prompt and examples that
+were not found in the cache. The client's own text does not count. All counts use the tokenizer of the vLLM environment.
 """
 
 import argparse
@@ -50,7 +50,7 @@ BLOCKS: Final = (128, 32, 16)
 CONCURRENCY: Final = 8
 CONVERSATIONS: Final = 150  # of two turns each, for --routed
 OUTPUTS: Final = 16  # tokens of an answer: few, so that a real run takes minutes
-CORE: Final = 3  # examples that the policy `core` shows with every request
+CORE: Final = 3  # examples that the policy `core` puts into every request
 EXACT: Final = RetrievalPolicy(k=3, minimum_similarity=-1.0)
 SETS: Final = parse_policy("12 sets of 544")
 
@@ -66,14 +66,14 @@ class Stream:
 
 
 def read_stream(embedder: Embedder) -> Stream:
-    """The queries that are not sealed, in a seeded random order."""
+    """Return the queries that are not sealed, in a seeded random order."""
     queries = [row["query"] for row in read_rows("references.jsonl") if row["split"] != "sealed"]
     random.Random(1).shuffle(queries)
     return Stream(queries, embedder.embed([query[:2_000] for query in queries]))
 
 
 def exact_nearest(bundle: Bundle, stream: Stream, tokenizer: Path) -> Sequence[Sequence[Hit]]:
-    """The three nearest examples of each query, without sets and within the default limit of tokens."""
+    """Return the three nearest examples of each query, without sets and within the default limit of tokens."""
     prompts, costs = token_costs(bundle, tokenizer)
     retriever = Retriever(replace(bundle, manifest=replace(bundle.manifest, retrieval=EXACT), sets=()))
     found = [retriever.choose(vector) for vector in stream.vectors]
@@ -81,7 +81,7 @@ def exact_nearest(bundle: Bundle, stream: Stream, tokenizer: Path) -> Sequence[S
 
 
 def token_costs(bundle: Bundle, tokenizer: Path) -> tuple[Mapping[str, int], Mapping[str, int]]:
-    """The number of tokens of the prompt by the name of the set, and of each example by its id.
+    """Return the number of tokens of the prompt by the name of the set, and of each example by its id.
 
     The name "" stands for no set.
     """
@@ -93,10 +93,11 @@ def token_costs(bundle: Bundle, tokenizer: Path) -> tuple[Mapping[str, int], Map
 
 
 def policies(bundle: Bundle, stream: Stream, tokenizer: Path) -> Mapping[str, Shown]:
-    """The examples that each policy shows for each query, pinned examples included.
+    """Return the examples that each policy shows for each query, pinned examples included.
 
     Raises:
-        SystemExit: Sets of the bundle have prompts of their own. All policies have the prompt of the bundle here.
+        SystemExit: Sets of the bundle have prompts of their own. This bench gives all policies the prompt of the
+            bundle.
     """
     if bundle.set_prompts:
         raise SystemExit(f"{bundle.manifest.name}: sets have prompts of their own: use tests.bench.policies.frontier")
@@ -138,22 +139,22 @@ class Texts:
         self._encode = counter.encode
 
     def tokens(self, examples: Iterable[Example], query: str, prompt: str | None = None) -> tuple[tuple[int, ...], int]:
-        """All tokens of a request, and the number of injected tokens among them. None means the bundle's prompt."""
+        """Return all tokens of a request, and the number of injected tokens. The default prompt is the bundle's."""
         injected = self.prefix(examples, prompt)
         own = self.plain(render_conversation(self._layout, (Message("user", query),)))
         return (*injected, *own), len(injected)
 
     def prefix(self, examples: Iterable[Example], prompt: str | None = None) -> list[int]:
-        """The tokens before the client's text. None means the prompt of the bundle."""
+        """Return the tokens before the client's text. The default prompt is the bundle's."""
         before = render_preamble(self._layout, self._bundle.prompt if prompt is None else prompt, tuple(examples))
         return list(self._encode(before).ids)
 
     def plain(self, text: str) -> list[int]:
-        """The tokens of a text that follows other text, without special tokens."""
+        """Return the tokens of a text that follows other text, without special tokens."""
         return list(self._encode(text, add_special_tokens=False).ids)
 
     def raw(self, queries: Sequence[str]) -> list[TokenRequest]:
-        """The queries as requests without injected tokens."""
+        """Return the queries as requests without injected tokens."""
         return [TokenRequest(tuple(self._encode(query).ids), OUTPUTS) for query in queries]
 
 
@@ -172,7 +173,7 @@ class PolicyRequests:
     near: float
 
     def uncached(self, found: Sequence[int]) -> float:
-        """The mean number of injected tokens per request that were not found in the cache."""
+        """Return the mean number of injected tokens per request that were not found in the cache."""
         return float(np.mean([max(0, own - cached) for own, cached in zip(self.injected, found, strict=True)]))
 
 
@@ -186,13 +187,13 @@ def requests_of(shown: Shown, exact: Shown, always: Sequence[Example], stream: S
 
 
 def cache_blocks(lines: Mapping[str, PolicyRequests], block: int) -> int:
-    """The number of cache blocks, the same for every policy, with the one that vLLM reserves."""
+    """Return the number of cache blocks for every policy. It includes the block that vLLM reserves."""
     request = float(np.mean([len(one.tokens) + one.outputs for one in lines["similar_last"].requests]))
     return _blocks(lines["prompt and pinned alone"].injected[0], request, block)
 
 
 def cache_room(bundle: Bundle, stream: Stream, texts: Texts, tokenizer: Path) -> Mapping[int, int]:
-    """What `cache_blocks` returns for each size of a block, without the requests of other policies."""
+    """Return the result of `cache_blocks` for each block size. The requests of other policies are not needed for it."""
     always, hits = pinned(bundle), exact_nearest(bundle, stream, tokenizer)
     shown = [(*always, *arrange(some, "similar_last")) for some in hits]
     lengths = [len(texts.tokens(some, query)[0]) + OUTPUTS for some, query in zip(shown, stream.queries, strict=True)]
@@ -219,7 +220,7 @@ def simulated(lines: Mapping[str, PolicyRequests]) -> Table:
 
 
 def over_two_servers(one: PolicyRequests, blocks: int, block: int) -> float:
-    """Uncached tokens with two servers. Each has its own blocks and half of the queries and clients."""
+    """Return the uncached tokens with two servers. Each has its own blocks, and half of the queries and clients."""
     left = 0.0
     for server in range(2):
         mine = [n for n, request in enumerate(one.requests) if zlib.crc32(repr(request.tokens).encode()) % 2 == server]
@@ -230,7 +231,7 @@ def over_two_servers(one: PolicyRequests, blocks: int, block: int) -> float:
 
 
 def served(lines: Mapping[str, PolicyRequests], names: Sequence[str], block: int) -> Table:
-    """The uncached tokens of each policy by the counters of a real server."""
+    """Return the uncached tokens of each policy by the counters of a real server."""
     table = Table("policy", "injected", f"uncached, blocks of {block}", "simulated", "cached share of injected")
     for name in names:
         one, blocks = lines[name], cache_blocks(lines, block)

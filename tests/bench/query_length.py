@@ -3,9 +3,9 @@
     python -m tests.bench.query_length         prints the table
 
 A question stands at the end or at the beginning of a text of 2,000 characters on another subject. Overlap@3 is the
-share of the three examples nearest to the question alone that are found for the long text. `same vote` is how often the
-neighbours' votes for refusals exceed half of all votes as for the question alone. The questions are the validation rows
-of at most 200 characters. The bank is the default bundle.
+share of the question's three nearest examples that are also found for the long text. `same vote` is the share of long
+texts for which the vote has the same result as for the question: refusals get more than half of all votes, or not. The
+questions are the validation rows of at most 200 characters. The bank is the default bundle.
 """
 
 import itertools
@@ -93,7 +93,7 @@ def agreement(
 
 
 def milliseconds(embedder: Embedder, texts: Sequence[str], passages: Callable[[str], Sequence[str]]) -> float:
-    """The median time to embed the passages of a text."""
+    """Return the median time to embed the passages of a text."""
     times = []
     for text in texts:
         started = time.perf_counter()

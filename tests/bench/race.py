@@ -4,9 +4,9 @@
     python -m tests.bench.race --draws 2000  more draws
 
 It compares racing with equal numbers of judgements and with successive halving, on real judgements. The candidates are
-28 systems, and the rewards are GPT-4's judgements of each on 797 instructions. Each draw has eight candidates and
-shuffled instructions. A method is right if it names the best candidate, or one within one point of its win rate. Each
-method has one hyperparameter that exchanges judgements for reliability.
+28 systems, and the rewards are GPT-4's judgements of each system on 797 instructions. Each draw has eight candidates
+and shuffled instructions. A method is right if it names the best candidate, or one within one point of its win rate.
+Each method has one hyperparameter: with more judgements, it is right more often.
 """
 
 import argparse
@@ -22,6 +22,8 @@ from tests.measurement import DATA
 
 Scores = NDArray[np.float64]
 Method = Callable[[Scores, float], tuple[int, int]]
+# Candidates of a draw; how far below the best a right choice may be; the distance below which the best two are hard to
+# tell apart.
 CANDIDATES, CLOSE, HARD = 8, 0.01, 0.05
 
 
@@ -32,8 +34,8 @@ class Point:
     Attributes:
         spent: Mean number of judgements, over all draws.
         right: Share of right choices, over all draws.
-        hard_spent: As `spent`, over the hard draws.
-        hard_right: As `right`, over the hard draws.
+        hard_spent: As for `spent`, but only over the hard draws.
+        hard_right: As for `right`, but only over the hard draws.
     """
 
     spent: float
@@ -43,13 +45,13 @@ class Point:
 
 
 def uniform(scores: Scores, queries: float) -> tuple[int, int]:
-    """Every candidate on the same number of queries."""
+    """Score every candidate on the same number of queries."""
     count = int(queries)
     return int(scores[:, :count].mean(axis=1).argmax()), len(scores) * count
 
 
 def halving(scores: Scores, budget: float) -> tuple[int, int]:
-    """Successive halving (Karnin, Koren and Somekh, ICML 2013): equal rounds, each of which drops the worse half."""
+    """Run successive halving (Karnin, Koren and Somekh, ICML 2013): each of its equal rounds drops the worse half."""
     alive, start, spent = list(range(len(scores))), 0, 0
     rounds = int(np.ceil(np.log2(len(scores))))
     for _ in range(rounds):
@@ -60,7 +62,7 @@ def halving(scores: Scores, budget: float) -> tuple[int, int]:
 
 
 def raced(scores: Scores, alpha: float) -> tuple[int, int]:
-    """The race of this project (optimizer/search/race.py)."""
+    """Run the race of this project (optimizer/search/race.py)."""
     return run_race(scores, RaceSettings(alpha=alpha, max_queries=scores.shape[1]))
 
 
@@ -72,7 +74,7 @@ HYPERPARAMETERS: Mapping[str, tuple[Method, Sequence[float]]] = {
 
 
 def curve(method: Method, values: Sequence[float], draws: Sequence[Scores]) -> list[Point]:
-    """The results of a method for every value of its hyperparameter, on the same draws."""
+    """Return the results of a method for every value of its hyperparameter, on the same draws."""
     truths = [draw.mean(axis=1) for draw in draws]
     hard = np.array([np.sort(truth)[-1] - np.sort(truth)[-2] < HARD for truth in truths])
     points = []
@@ -103,13 +105,13 @@ def draw(judged: Scores, count: int, seed: int) -> list[Scores]:
 
 
 def judgements() -> Scores:
-    """The reward of each system on each instruction: the probability that the judge prefers its answer."""
+    """Return the reward of each system on each instruction: the probability that the judge prefers its answer."""
     judged = json.loads((DATA / "judged_preferences.json").read_text(encoding="utf-8"))
     return np.array([model["p"] for model in judged["models"].values()], dtype=np.float64)
 
 
 def plot(curves: Mapping[str, Sequence[Point]]) -> str:
-    """A text plot of reliability by judgements on a logarithmic scale. A letter stands for each method."""
+    """Return a text plot of reliability by judgements on a logarithmic scale. A letter stands for each method."""
     least, columns, rows = 10.0, 68, 16
     grid = [[" "] * columns for _ in range(rows)]
     for name, points in curves.items():

@@ -1,11 +1,11 @@
 """Measures how many harmful questions are refused in requests with fewer examples: table of docs/fewer-examples.md.
 
     python -m tests.bench.refusals_when_reduced                    this checkout
-    ... --against DIR                                              and another checkout, for example without a change
-    ... --only "late retrieval"                                    one row of the table; repeatable
+    ... --against DIR                                              also another checkout, such as one without a change
+    ... --only "late retrieval"                                    only this row of the table; the flag can be repeated
     ... --flag=--model-file=model.gguf --only tools                another model; `tools` needs a chat model
 
-The real `drpo-proxy` answers, with the embedded model and the default bundle, greedy, with at most 48 tokens. The
+The real `drpo-proxy` answers with the embedded model, the default bundle and greedy decoding, in at most 48 tokens. The
 questions are the harmful English ones of `drpo-proxy fit`. Each row stands for a reason of `x-drpo-reduced`. The table
 also says how many examples the first question got, and how often the reply named a reason.
 """

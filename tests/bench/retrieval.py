@@ -40,7 +40,7 @@ from tests.bench.embedders import say
 ROOT = Path(__file__).parents[2]
 SIZES = (64, 1_000, 10_000, 100_000, 175_000, 1_000_000)
 QUERIES, WARM_UP = 1_000, 50
-MAX_COMPARISONS = 2 * 10**8  # rows for the recall: 200 queries of a million rows
+MAX_COMPARISONS = 2 * 10**8  # rows that are compared to measure the recall: 200 queries on a million rows
 NOISE = 0.3
 SEED = 1
 
@@ -100,12 +100,12 @@ def held_out() -> Vectors:
 
 
 def real_texts() -> int:
-    """The number of texts that banks are made of."""
+    """Return the number of texts that banks are made of."""
     return len(corpus.texts()) // corpus.PART * corpus.PART - QUERIES
 
 
 def bundle_of(size: int) -> Path:
-    """The folder of a bundle of `size` examples, which is written if it is missing."""
+    """Return the folder of a bundle of `size` examples, which is written if it is missing."""
     folder = corpus.folder() / f"bundle-{open_embedder(DEFAULT_EMBEDDER).spec.revision}-{size}"
     if not folder.exists():
         say(f"writing a bundle of {size:,} examples")
@@ -181,7 +181,7 @@ def measure(folder: Path) -> dict[str, float]:
 
 
 def share(expected: Sequence[Hit], found: Sequence[Hit]) -> float:
-    """The share of the hits of an exact search that were found."""
+    """Return the share of the hits of an exact search that were found."""
     if not expected:
         return 1.0
     return len({hit.position for hit in expected} & {hit.position for hit in found}) / len(expected)
@@ -210,7 +210,7 @@ def memory() -> dict[str, float]:
 
 
 def memory_of_two(folder: Path) -> dict[str, float]:
-    """The memory in MB that a bundle adds to each of two processes that hold it together."""
+    """Return the memory in MB that a bundle adds to each of two processes that hold it together."""
     command = [sys.executable, "-m", "tests.bench.retrieval", "--hold", str(folder)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "cwd": ROOT}
     both = [subprocess.Popen(command, **pipes) for _ in range(2)]  # type: ignore[call-overload]
@@ -291,7 +291,10 @@ def print_loop(size: int) -> None:
 
 
 async def delays(source: BundleSearch, texts: Sequence[str]) -> np.ndarray:
-    """The delay of each tick in milliseconds while each text is retrieved once; for three seconds if there is none."""
+    """Return the delay of each tick in milliseconds while each text is retrieved once.
+
+    If there are no texts, the ticks of three seconds are measured.
+    """
     retrieval, late = Retrieval(60.0, create_metrics()), []
     stop = asyncio.Event()
 

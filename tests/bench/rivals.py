@@ -2,13 +2,13 @@
 
     python -m tests.bench.rivals --bundle learned=DIR --bundle hand-written=hand-written --bundle urial=DIR
     ... --model-file FILE.gguf       a chat model in place of the embedded base model
-    ... --kinds comply refuse        fewer rows, for a choice between many bundles
+    ... --kinds comply refuse        fewer rows, to choose between many bundles
     ... --out validation.json        the figures, for `drpo-optimizer ship --figures`
     DRPO_SEALED=1 ... --split sealed
 
-The first bundle is compared with each other one and with the model alone (`raw`). The intervals of these differences
-hold together at 95 % (Bonferroni). The real proxy answers the rows of references.jsonl greedily with at most 128
-tokens, as `drpo-proxy fit` does. Answers that were generated before come from the cache of
+The first bundle is compared with each other bundle and with the model alone (`raw`). All intervals of these differences
+together have a confidence level of 95 % (Bonferroni). The real proxy answers the rows of references.jsonl with greedy
+decoding and at most 128 tokens, as `drpo-proxy fit` does. Answers that were generated before come from the cache of
 tests/bench/policies/answer_cache.py. Choices use training and validation rows. Sealed rows are read once, at the end.
 """
 
@@ -72,7 +72,7 @@ def main() -> None:
 
 
 def reference_rows(split: str) -> tuple[Row, ...]:
-    """The rows of references.jsonl of one split."""
+    """Return the rows of references.jsonl of one split."""
     return tuple(Row(row["query"], row["tag"], row["reference"]) for row in rows_of("references.jsonl", split))
 
 
@@ -95,7 +95,7 @@ async def _compare(
 def figures(
     answers: Mapping[str, Sequence[MeasuredAnswer]], bundles: Mapping[str, Path], split: str, model: str
 ) -> Figures:
-    """Return what was measured, with the differences of the first bundle to all others.
+    """Return what was measured, with the values of the first bundle minus the values of each other bundle.
 
     Args:
         answers: The answers to the same rows, by the name of the bundle.
@@ -152,12 +152,12 @@ def _print_parts(name: str, answers: Sequence[MeasuredAnswer], *, is_first: bool
 
 
 def print_differences(answers: Mapping[str, Sequence[MeasuredAnswer]], *, plans: bool) -> None:
-    """Print the differences of the first bundle to each other one.
+    """Print the composite of the first bundle minus the composite of each other bundle.
 
     Args:
         answers: The answers to the same rows, by the name of the bundle.
-        plans: Whether to print the smallest difference that the sealed rows can show. It is fixed before these rows are
-            read, so it must not be computed from them.
+        plans: Whether to print the smallest difference that a comparison on the sealed rows can find. This figure must
+            be known before the sealed rows are read, so it is computed from other rows.
     """
     (ours, own), *others = answers.items()
     last = " smallest difference that the sealed rows show |" if plans else ""

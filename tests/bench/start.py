@@ -3,8 +3,9 @@
     python -m tests.bench.start              with the environment in place: 3 runs
     python -m tests.bench.start --runs 5     with the environment in place: 5 runs
 
-It works in a copy of the repository's files. The row "from nothing" has no .venv, no weights in the cache and an empty
-pip cache. "Ready" is the time until `make run` says that the proxy is ready. The answer has 24 tokens, greedy.
+The bench works in a copy of the repository's files. For the row "from nothing", there is no .venv, the cache has no
+weights, and pip's cache is empty. "Ready" is the time until `make run` says that the proxy is ready. The answer has 24
+tokens, with greedy decoding.
 """
 
 import argparse

@@ -2,8 +2,9 @@
 
     python -m tests.bench.throughput            prints the table
 
-A scripted judge takes 200 ms for each reply, 32 at a time. The other models answer at once. The ideal time is calls of
-the judge x latency / concurrency. The models have their own process and share the machine with the run.
+A scripted judge takes 200 ms for each reply, 32 at a time. The other models answer at once. The ideal time is the
+number of judge calls times the latency, divided by the concurrency. The models run in another process, on the same
+machine as the run.
 """
 
 import argparse
@@ -70,7 +71,7 @@ def serve() -> None:
 
 
 def levels(events: Sequence[Event]) -> Iterator[tuple[int, float]]:
-    """The number of judge calls and the seconds of each level."""
+    """Yield the number of judge calls and the seconds of each level."""
     began, calls = 0.0, 0
     for event in events:
         if event.get("note") == "stage" and event["stage"] == "prompt":

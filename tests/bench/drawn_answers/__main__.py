@@ -3,9 +3,9 @@
     python -m tests.bench.drawn_answers            prints the page
     python -m tests.bench.drawn_answers --write    writes the page
 
-The real proxy answers with the embedded model, greedily, one question at a time. An answer has at most 128 tokens, as
-in `drpo-proxy fit`. Answers that were generated before come from the cache of tests/bench/policies/answer_cache.py, so
-an interrupted run continues where it stopped.
+The real proxy answers one question at a time, with the embedded model and greedy decoding. An answer has at most 128
+tokens, as in `drpo-proxy fit`. Answers that were generated before come from the cache of
+tests/bench/policies/answer_cache.py, so an interrupted run continues where it stopped.
 """
 
 import argparse
@@ -67,7 +67,7 @@ async def _ask_all(questions: Sequence[Question]) -> list[Pair]:
 
 
 async def _ask(session: aiohttp.ClientSession, url: str, variant: str, question: Question) -> Answer:
-    """Ask a question once. An answer without the examples of its question would not show what the bundle does."""
+    """Ask a question once. If it gets fewer examples, exit: the answer would not show the effect of the bundle."""
     fields = {"model": MODEL_NAME, "max_tokens": MAX_ANSWER_TOKENS, "temperature": 0}
     body = {**fields, "messages": wire_messages(question)}
     async with session.post(f"{url}/chat/completions", json=body, headers={VARIANT_HEADER: variant}) as response:

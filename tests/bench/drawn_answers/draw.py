@@ -24,7 +24,7 @@ README_QUESTIONS: Final = tuple(
 
 
 def drawn() -> tuple[Question, ...]:
-    """The drawn questions of `drpo-proxy fit`, in the order of the draw."""
+    """Return the drawn questions of `drpo-proxy fit`, in the order of the draw."""
     return draw(read_questions(SHIPPED), COUNT, SEED)
 
 

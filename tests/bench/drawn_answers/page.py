@@ -1,6 +1,6 @@
 """Writes docs/benchmarks/drawn-answers.md from questions and answers. It asks no model.
 
-Models write any characters, so each text is made literal: no character of it is read as Markdown or HTML.
+Models can write any characters, so each text is escaped: Markdown and HTML in it are shown as plain characters.
 """
 
 import re
@@ -64,7 +64,7 @@ class Pair:
 
 
 def page(drawn: Sequence[Pair], chosen: Sequence[Pair], total: int, bundle: str, date: str) -> str:
-    """The text of the page.
+    """Return the text of the page.
 
     Args:
         drawn: The questions that were drawn, in the order of the draw.
@@ -84,7 +84,7 @@ def page(drawn: Sequence[Pair], chosen: Sequence[Pair], total: int, bundle: str,
 
 
 def literal(text: str) -> str:
-    """A text for one line of Markdown, also within a table, that is shown as it is."""
+    """Return a text as one line of Markdown that a browser shows unchanged. The line may be in a table."""
     lines = (re.sub(r"\s+", " ", line).strip() for line in text.splitlines())
     line = " ⏎ ".join(line for line in lines if line)
     visible = (one if _is_visible(one) or one in _KEPT_CONTROLS else "\ufffd" for one in line)
@@ -92,7 +92,7 @@ def literal(text: str) -> str:
 
 
 def shown(question: Question, answer: Answer, *, is_chosen: bool = False) -> str:
-    """The cell of an answer: its text, or what it was like, if the text must not be published.
+    """Return the table cell of an answer: its text, or a description if the text must not be published.
 
     Somebody has read the answers to chosen questions, so these are always shown unchanged.
     """

@@ -22,7 +22,7 @@ REFUSAL: Final = Answer("I can't help with that.", "stop")
 
 
 def rows(text: str) -> list[list[str]]:
-    """The cells of the rows that have a number."""
+    """Return the cells of the rows that have a number."""
     return [
         [cell.strip() for cell in line.strip("|").split(" | ")] for line in re.findall(r"^\| \d.*$", text, re.MULTILINE)
     ]

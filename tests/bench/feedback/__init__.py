@@ -1,1 +1,1 @@
-"""Benches of what is made of the feedback of users."""
+"""Benches of the commands that use the feedback of users."""

@@ -2,9 +2,9 @@
 
     python -m tests.bench.feedback.harvest [--exposures 50000] [--folder DIR] [--postgresql URL]
 
-The store holds synthetic requests: short questions of many users, of which one in ten is rated, one in fifty has a
-comment, and one in twenty is asked again. A quarter of the answers is streamed. The store is written first, which is
-not measured. The harvest then runs in a process of its own, whose highest memory is printed.
+The store holds synthetic requests: short questions of many users. One in ten is rated, one in fifty has a comment, and
+one in twenty is asked again. A quarter of the answers is streamed. The time to write the store is not measured. The
+harvest then runs in a process of its own, whose highest memory is printed.
 """
 
 import argparse

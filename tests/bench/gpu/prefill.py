@@ -1,9 +1,9 @@
 """Measures the time of prefill on a GPU by number of uncached tokens; it prints JSON lines that are on no page.
 
-It needs one NVIDIA GPU, torch and transformers. drpo needs none of them, so it is run by hand in an environment that
-has them: `python tests/bench/gpu/prefill.py`. The models have the shape of large models and random weights, because the
-time depends on the shape alone. It does not depend on drpo. It measures transformers' forward pass, not vLLM's, to
-compare numbers of tokens with the same code.
+It needs one NVIDIA GPU, torch and transformers. drpo needs none of them, so a person runs this script in an environment
+that has them: `python tests/bench/gpu/prefill.py`. The models have the shape of large models and random weights,
+because the time depends only on the shape. This script does not depend on drpo. It measures the forward pass of
+transformers, not of vLLM, so its times only serve to compare numbers of tokens.
 """
 
 import argparse

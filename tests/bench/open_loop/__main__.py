@@ -1,15 +1,14 @@
-"""Load that people have: how many arrivals per second a gateway serves well, and what a request costs. Tables and the
-picture of docs/benchmarks/load.md.
+"""Measures how many arrivals per second a gateway serves well, and the CPU time of a request: docs/benchmarks/load.md.
 
-    python -m tests.bench.open_loop --quick               does it run here? (2 minutes; its figures mean nothing)
+    python -m tests.bench.open_loop --quick               shows whether it runs (2 minutes; its figures mean nothing)
     python -m tests.bench.open_loop --write               the knees, on a quiet machine (15 minutes)
     python -m tests.bench.open_loop --table cpu --write   CPU time per request (25 minutes; also on a busy machine)
-    python -m tests.bench.open_loop --only "no proxy"     what client and backend themselves can do
+    python -m tests.bench.open_loop --only "no proxy"     what client and backend can do without a gateway
 
 Requests arrive at random times (a Poisson process), whether or not earlier ones have been answered. Each gets a stream
 of 200 tokens, 40 per second. One query in five is new and has 2,000 characters. The gateway runs alone on core 0. The
 client and the backend, both in C, share core 1. Latency counts from the planned arrival. "Added" is the time to the
-first token, less the median of the requests that the client sends straight to the backend in the same step.
+first token, minus the median of this time for requests that the client sends straight to the backend in the same step.
 
 The knee is the highest arrival rate at which the p99 of the added time is at most --bound, no request fails, none is
 degraded, and streams end as fast as they arrive. The rate is doubled until it is above the knee, and then bisected.
@@ -63,7 +62,7 @@ CPUS: Final = (RELAY, OURS, TWO, BASE, ROUTER)
 _DEFAULT: Final = Criteria()
 _SECONDS: Final[Mapping[str, float]] = {"knee": 10.0, "cpu": 20.0}
 _MAX_LOAD: Final = 0.5  # load average of a quiet machine
-_HALF_SECONDS: Final = 3  # times as long as the other steps, because the goal is a p99 at half of the knee
+_HALF_SECONDS: Final = 3  # this step is so many times as long as others, because a goal is its p99
 _QUICK_SECONDS: Final = 2.0
 _QUICK: Final = Shape("quick", 40, 0.2)
 _QUICK_RATE: Final = 10.0  # arrivals per second
@@ -167,7 +166,7 @@ def _cpu(bench: Bench, folder: Path, options: argparse.Namespace, about: Mapping
 
 @contextmanager
 def _running(names: Sequence[str], bench: Bench, folder: Path) -> Iterator[dict[str, Gateway]]:
-    """The running gateways, each with the known queries in its caches. One that cannot run is left out."""
+    """Yield the running gateways, with the known queries in their caches. A gateway that cannot run is left out."""
     with ExitStack() as stack:
         up = {}
         for name in names:
@@ -189,7 +188,10 @@ def _reported(name: str, step: Step) -> Step:
 
 
 def _about() -> Mapping[str, str]:
-    """The day, the command and the machine, before anything is started: was other work running?"""
+    """Return the day, the command and the machine.
+
+    Call this function before anything is started: a high load average then shows that other work was running.
+    """
     arguments = " ".join(f'"{one}"' if " " in one else one for one in sys.argv[1:])
     machine = f"{os.cpu_count()} cores ({platform.machine()}), Python {platform.python_version()}"
     load = os.getloadavg()[0]

@@ -15,7 +15,7 @@ _LOW, _HIGH = 0.1, 1000.0  # ms; what is outside is drawn at the edge
 
 
 def draw(knees: Knees) -> str:
-    """The chart: for each gateway, a line for p99, a dashed line for p50, and a vertical line at its knee."""
+    """Return the chart: for each gateway, a line for p99, a dashed line for p50, and a vertical line at its knee."""
     steps = {name: _steps(search) for name, search in knees.searches.items()}
     rates = [step.rate for found in steps.values() for step in found]
     x, ticks = _rate_scale(min(rates), max(rates))
@@ -28,7 +28,8 @@ def draw(knees: Knees) -> str:
 
 
 def _steps(search: Search) -> Sequence[Step]:
-    """All steps of a gateway, by rate. Of two steps at one rate, the better one, as in the search."""
+    """Return the steps of a gateway, by rate. Of two steps at one rate, only the better one counts, as in the
+    search."""
     best: dict[float, Step] = {}
     for step in [*search.knee.steps, *([search.half] if search.half else [])]:
         best[step.rate] = min(step, best.get(step.rate, step), key=lambda one: one.p99)
@@ -36,7 +37,7 @@ def _steps(search: Search) -> Sequence[Step]:
 
 
 def _rate_scale(low: float, high: float) -> tuple[Scale, Sequence[float]]:
-    """A logarithmic scale from a little below `low` to a little above `high`, and its ticks."""
+    """Return a logarithmic scale from a little below `low` to a little above `high`, and its ticks."""
     start, stop = math.log(low / 1.1), math.log(high * 1.1)
     ticks = [tick for power in range(4) for digit in (1, 2, 5) if low <= (tick := digit * 10**power) <= high * 1.05]
 

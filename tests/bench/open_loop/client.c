@@ -57,7 +57,7 @@ static struct head plan;
 static struct arrival *arrivals;
 static struct result *results;
 static char *requests;
-static double origin; /* when the first second starts, by the monotonic clock */
+static double origin; /* time 0 of the plan, in seconds of the monotonic clock */
 static int epoll, open_now, open_most, failed, finished;
 
 static double elapsed(void) { return now_seconds() - origin; }
@@ -103,7 +103,7 @@ static void hear_token(struct connection *one) {
     one->result->last = now - origin;
 }
 
-/* Both marks begin with a character that they do not repeat, so a mismatch can only begin a new match. */
+/* The first character of each mark occurs only once in it, so after a mismatch only this character can begin a match. */
 static void advance(int *matched, const char *mark, char byte) {
     *matched = byte == mark[*matched] ? *matched + 1 : byte == mark[0];
 }
@@ -273,7 +273,7 @@ static void start(uint32_t number) {
     one->token_matched = one->done_matched = 0;
     one->heard = now_seconds();
     if (++open_now > open_most) open_most = open_now;
-    if (one->is_connected) send_rest(fd); /* a new connection is written to when it is there */
+    if (one->is_connected) send_rest(fd); /* the request on a new connection is sent once it is connected */
 }
 
 static void fail_silent_ones(double timeout) {

@@ -1,4 +1,4 @@
-"""The measured figures, as they are kept in figures.json. Page, picture and deploy/SCALING.md are made from them."""
+"""Reads and writes figures.json: the measured figures, from which load.md, its picture and docs/scaling.md are made."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -31,15 +31,15 @@ class Search:
 
 @dataclass(frozen=True, slots=True)
 class Knees:
-    """All searches.
+    """The knees of all gateways.
 
     Attributes:
-        date: The day.
-        command: The command that measured it.
-        machine: What the machine is.
-        seconds: How long requests were measured at each rate.
-        bound: The largest p99 of the added time below the knee, in milliseconds.
-        searches: What was found, by gateway.
+        date: The day of the measurement.
+        command: The command that made the measurement.
+        machine: A description of the machine.
+        seconds: How long requests were measured at each rate, in seconds.
+        bound: The limit of the p99 of the added time that defines the knee, in milliseconds.
+        searches: The result of the search, by the name of the gateway.
     """
 
     date: str
@@ -55,9 +55,9 @@ class Cpu:
     """CPU time per request.
 
     Attributes:
-        date: The day.
-        command: The command that measured it.
-        machine: What the machine is.
+        date: The day of the measurement.
+        command: The command that made the measurement.
+        machine: A description of the machine.
         rates: Arrivals per second, by the name of the shape.
         milliseconds: One value for each turn, by gateway and by the name of the shape. It is None if requests failed or
             were degraded, because such requests cost less.
@@ -70,27 +70,27 @@ class Cpu:
     milliseconds: Mapping[str, Mapping[str, Sequence[float | None]]]
 
     def times(self, gateway: str, shape: Shape) -> list[float]:
-        """The values of a gateway and a shape, without None; empty if there are none."""
+        """Return the values of a gateway and a shape, without None; empty if there are none."""
         return [one for one in self.milliseconds.get(gateway, {}).get(shape.name, ()) if one is not None]
 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What was measured last; None if it was not measured."""
+    """The last measurements. A table that was never measured is None."""
 
     knees: Knees | None
     cpu: Cpu | None
 
 
 def read(file: Path = FILE) -> Figures:
-    """Return the figures; none if there is no file."""
+    """Return the figures in a file. Without a file, no table was measured."""
     found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     knees, cpu = found.get("knees"), found.get("cpu")
     return Figures(_knees(knees) if knees else None, Cpu(**cpu) if cpu else None)
 
 
 def write(figures: Figures, file: Path = FILE) -> None:
-    """Write the figures. What is None keeps the figures of the file."""
+    """Write the figures. For a table that is None, the file keeps its figures."""
     old = read(file)
     new = replace(figures, knees=figures.knees or old.knees, cpu=figures.cpu or old.cpu)
     file.write_text(json.dumps(_rounded(asdict(new)), indent=1) + "\n", encoding="utf-8")
@@ -107,7 +107,7 @@ def _search(found: dict[str, Any]) -> Search:
 
 
 def _rounded(value: Any) -> Any:
-    """The same value, with at most four digits after the point."""
+    """Return the same value, with at most four digits after the point."""
     if isinstance(value, Mapping):
         return {key: _rounded(one) for key, one in value.items()}
     if isinstance(value, list | tuple):

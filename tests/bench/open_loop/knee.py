@@ -1,4 +1,4 @@
-"""Finds the knee: the highest arrival rate that a gateway serves as it should. It has no I/O and no clock."""
+"""Finds the knee: the highest arrival rate that a gateway serves well. This module has no I/O and no clock."""
 
 import math
 from collections.abc import Callable
@@ -8,20 +8,24 @@ from typing import Final
 from tests.bench.open_loop.step import Step
 
 _MIN_COMPLETED: Final = 0.98  # of the streams that are due
-_NEAR: Final = 2.0  # times the bound: a step that misses only the bound, and by less, is tried once more
-_MAX_LATE: Final = 0.2  # of the bound: the client may start its requests so late, or the step says nothing
-_MAX_BUSY: Final = 0.9  # of a core: client and backend may use so much, or the step says nothing
+# A step whose only fault is a p99 above the bound, but at most this many times the bound, is measured once more.
+_NEAR: Final = 2.0
+# If the client starts its requests later than this share of the bound, a step says nothing about the gateway.
+_MAX_LATE: Final = 0.2
+# If client and backend use more than this share of a core, a step says nothing about the gateway.
+_MAX_BUSY: Final = 0.9
 
 
 @dataclass(frozen=True, slots=True)
 class Criteria:
-    """When a rate is below the knee.
+    """The criteria for a rate below the knee, and the limits of the search.
 
     Attributes:
         bound: The largest 99th percentile of the added time to the first token, in milliseconds.
         smallest: The lowest rate that is tried.
         largest: The highest rate that is tried.
-        closeness: The search ends when two neighbouring rates, one of which is below the knee, have at most this ratio.
+        closeness: The search ends when the lowest rate above the knee is at most this many times the highest rate below
+            it.
     """
 
     bound: float = 50.0
@@ -48,7 +52,7 @@ class Knee:
 
 
 def fault(step: Step, criteria: Criteria) -> str | None:
-    """Why a step is above the knee; None if it is below."""
+    """Return why the rate of a step is above the knee; None if it is below the knee."""
     if step.failed:
         return f"{step.failed} requests failed"
     if step.degraded:
@@ -61,7 +65,7 @@ def fault(step: Step, criteria: Criteria) -> str | None:
 
 
 def is_client_the_limit(step: Step, criteria: Criteria) -> bool:
-    """Whether client and backend were too slow, so that the step says nothing about the gateway."""
+    """Return whether client or backend were too slow, so that the step says nothing about the gateway."""
     return step.late_p99 > _MAX_LATE * criteria.bound or step.busy > _MAX_BUSY
 
 
@@ -90,7 +94,7 @@ def find(measure: Callable[[float], Step], first: float, criteria: Criteria) -> 
 
 
 def _settled(measure: Callable[[float], Step], rate: float, criteria: Criteria, steps: list[Step]) -> Step:
-    """Measure a rate; twice if it misses only the bound, and not by much. The better of two steps counts."""
+    """Measure a rate. If it misses only the bound, and not by much, measure it again, and return the better step."""
     step = measure(rate)
     steps.append(step)
     misses_narrowly = criteria.bound < step.p99 <= _NEAR * criteria.bound and not step.failed and not step.degraded

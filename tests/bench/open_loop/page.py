@@ -14,7 +14,9 @@ PAGE: Final = ROOT / "docs" / "benchmarks" / "load.md"
 PICTURE: Final = ROOT / "pictures" / "knee.svg"
 BEGIN, END = "<!-- open loop: begin -->\n", "<!-- open loop: end -->\n"
 MISSING: Final = "to be measured on a quiet machine"
-MAX_ADDED, MIN_OF_ROUTER, MAX_OF_ONE_WORKER = 15.0, 0.8, 1.1  # goals: ms; of the router's knee; of one worker's CPU
+# The goals: the maximum of the added time in ms, the minimum of our knee divided by the router's knee, and the maximum
+# of the CPU time of two workers divided by the CPU time of one worker.
+MAX_ADDED, MIN_OF_ROUTER, MAX_OF_ONE_WORKER = 15.0, 0.8, 1.1
 
 
 def update(figures: Figures) -> None:
@@ -25,14 +27,14 @@ def update(figures: Figures) -> None:
 
 
 def written(text: str, figures: Figures) -> str:
-    """The text of the page with new tables."""
+    """Return the text of the page with new tables."""
     before, rest = text.split(BEGIN)
     parts = [goals(figures), knees(figures.knees), cpu(figures.cpu)]
     return before + BEGIN + "\n" + "\n".join(parts) + "\n" + END + rest.split(END)[1]
 
 
 def goals(figures: Figures) -> str:
-    """What was to be reached, with what was measured."""
+    """Return the table of the goals, with the measured figures."""
     searches = figures.knees.searches if figures.knees else {}
     ours, router = searches.get(OURS), searches.get(ROUTER)
     rows = [
@@ -45,7 +47,7 @@ def goals(figures: Figures) -> str:
 
 
 def knees(found: Knees | None) -> str:
-    """The knee of each gateway, and the figures at half of it."""
+    """Return the knee of each gateway, and the figures at half of it."""
     if found is None:
         return f"**Knees and times: {MISSING}.**\n"
     lines = f"![Added time to the first token against the arrival rate](../../pictures/{PICTURE.name})\n\n"
@@ -68,7 +70,7 @@ def cpu(found: Cpu | None) -> str:
 
 
 def ratios(found: Cpu, one: str, other: str, shape: str = MIX.name) -> list[float]:
-    """The CPU time of one gateway divided by that of another one, turn by turn."""
+    """Return the CPU time of one gateway divided by that of another one, turn by turn."""
     pairs = zip(found.milliseconds[one][shape], found.milliseconds[other][shape], strict=True)
     return [ours / theirs for ours, theirs in pairs if ours is not None and theirs is not None]
 
@@ -80,7 +82,7 @@ def _half_p99(search: Search | None) -> str:
 
 
 def _faults_below(search: Search | None) -> str:
-    """The rates below the knee have no faults by definition, so the longer step at half of the knee decides."""
+    """Return the cell about faults at half of the knee. By definition, there are none at the knee itself."""
     if search is None or search.half is None:
         return MISSING
     failed, degraded = search.half.failed, search.half.degraded
@@ -98,7 +100,7 @@ def _of_router(ours: Search | None, router: Search | None) -> str:
 
 
 def _of_one(figures: Figures) -> str:
-    """Two workers compared with one: at the highest rate that both serve well, or else by the table of CPU times."""
+    """Compare the CPU time of two workers and one, at the highest rate that both serve well, or in the CPU table."""
     by_rate = _cpu_of_both(figures.knees)
     if by_rate:
         rate, (one, two) = max(by_rate.items())

@@ -16,7 +16,7 @@ _ARRIVAL: Final = np.dtype(
     [("at", "f8"), ("offset", "u8"), ("length", "u4"), ("target", "u4"), ("tokens", "u4"), ("padding", "u4")]
 )
 _MIN_DIRECT_RATE: Final = 5.0  # requests per second straight to the backend, for each step
-_DIRECT_SHARE: Final = 0.05  # of the arrival rate, if that is more
+_DIRECT_SHARE: Final = 0.05  # of the arrival rate, if this share is more
 
 _WARM_UP_RATE: Final = 50.0  # requests per second
 _WARM_UP_REPEATS: Final = 4
@@ -28,7 +28,7 @@ class Shape:
 
     Attributes:
         name: Its name in the tables.
-        tokens: The length of each answer.
+        tokens: The length of each answer in tokens.
         new: The share of the queries that were never asked before. All others are from a fixed set.
     """
 
@@ -56,7 +56,7 @@ class Arrival:
 
 
 def poisson(rate: float, seconds: float, source: random.Random) -> Iterator[float]:
-    """The times of a Poisson process of `rate` per second, from 0 to `seconds`."""
+    """Yield the times of a Poisson process of `rate` per second, from 0 to `seconds`."""
     at = source.expovariate(rate)
     while at < seconds:
         yield at
@@ -64,14 +64,14 @@ def poisson(rate: float, seconds: float, source: random.Random) -> Iterator[floa
 
 
 def arrivals(rate: float, seconds: float, shape: Shape, words: Sequence[str], seed: str) -> list[Arrival]:
-    """The requests of a step, in the order of time.
+    """Return the requests of a step, in the order of time.
 
-    The requests that go straight to the backend come in addition to `rate`. They show what client and backend
-    themselves take at this load.
+    The requests that go straight to the backend come in addition to `rate`. They show how much time client and backend
+    need at this load.
 
     Args:
         rate: Requests per second to the gateway.
-        seconds: The length of the step, without its end.
+        seconds: How long requests arrive, in seconds.
         shape: What is asked.
         words: The words that queries consist of.
         seed: Steps with different seeds have different times and different new queries.
@@ -87,26 +87,26 @@ def arrivals(rate: float, seconds: float, shape: Shape, words: Sequence[str], se
 
 
 def warm_up_arrivals(words: Sequence[str]) -> list[Arrival]:
-    """Each known query, several times, in a mixed order and at a steady rate."""
+    """Return requests that ask each known query several times, in a mixed order and at a steady rate."""
     queries = _WARM_UP_REPEATS * known_queries(words)
     random.Random("warm up").shuffle(queries)
     return [Arrival(number / _WARM_UP_RATE, GATEWAY, text) for number, text in enumerate(queries)]
 
 
 def known_queries(words: Sequence[str]) -> list[str]:
-    """The fixed set of queries."""
+    """Return the fixed set of queries."""
     source = random.Random("known queries")
     return [query(words, source) for _ in range(KNOWN_QUERIES)]
 
 
 def query(words: Sequence[str], source: random.Random) -> str:
-    """A query of QUERY_LENGTH characters."""
+    """Return a query of QUERY_LENGTH characters."""
     text = " ".join(source.choices(words, k=QUERY_LENGTH // 2))
     return text[:QUERY_LENGTH]
 
 
 def encoded(planned: Sequence[Arrival], targets: Sequence[Target], tokens: int) -> bytes:
-    """The plan in the format that client.c reads."""
+    """Return the plan in the format that client.c reads."""
     requests = [request(targets[one.target], one.query, tokens) for one in planned]
     head = np.zeros(1, _HEAD)
     head["arrivals"], head["targets"] = len(planned), len(targets)
@@ -121,7 +121,7 @@ def encoded(planned: Sequence[Arrival], targets: Sequence[Target], tokens: int) 
 
 
 def request(target: Target, text: str, tokens: int) -> bytes:
-    """The bytes of a request for a stream of `tokens` tokens."""
+    """Return the bytes of a request for a stream of `tokens` tokens."""
     body: dict[str, Any] = {"model": target.model, "messages": [{"role": "user", "content": text}]}
     payload = orjson.dumps({**body, "max_tokens": tokens, "stream": True})
     lines = ["POST /v1/chat/completions HTTP/1.1", f"Host: 127.0.0.1:{target.port}", "Content-Type: application/json"]

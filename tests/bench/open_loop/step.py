@@ -23,11 +23,11 @@ RESULT: Final = np.dtype(
     [(name, "f8") for name in ("at", "started", "headers", "first", "last", "ended")]
     + [("tokens", "u4"), ("target", "u4"), ("status", "u2"), ("flags", "u2"), ("padding", "u4")]
 )
-TIMEOUT: Final = 5.0  # seconds without a token, until a request has failed
-MAX_FAILED: Final = 20  # requests, until a step ends early
+TIMEOUT: Final = 5.0  # seconds without a token after which a request counts as failed
+MAX_FAILED: Final = 20  # failed requests after which a step ends early
 MAX_WARM_UPS: Final = 3  # times; a busy machine needs more than one
-_SLACK: Final = 0.1  # of a stream's length
-WARM_UP_TOKENS: Final = 40  # a second, so that many connections are open, and each worker gets some
+_SLACK: Final = 0.1  # of a stream's length: how much later than due a stream may end
+WARM_UP_TOKENS: Final = 40  # take a second, so that many connections are open at a time, and each worker gets some
 Results = np.ndarray[Any, np.dtype[Any]]
 
 
@@ -40,8 +40,8 @@ class Bench:
         backend: The running backend.
         words: The words that queries consist of.
         pace: Tokens per second of a stream.
-        seconds: How long requests are measured. Before, as long as a stream takes, requests come that are not measured,
-            so that the number of open streams is steady.
+        seconds: How long requests are measured, in seconds. Before that, for as long as a stream takes, requests arrive
+            that are not measured, so that the number of open streams is steady.
     """
 
     programs: Programs
@@ -55,20 +55,22 @@ class Bench:
 class Step:
     """What was measured at one arrival rate.
 
-    "Added" is the time to the first token, from the planned arrival on, less the median of this time for the requests
-    that went straight to the backend in the same step. All times are in milliseconds.
+    "Added" is the time from the planned arrival to the first token, minus the median of this time for the requests that
+    went straight to the backend in the same step. All times are in milliseconds.
 
     Attributes:
         rate: Arrivals per second.
-        requests: The measured requests.
-        failed: Requests without a whole stream of all tokens.
-        degraded: Requests that the gateway served with less than usual (x-drpo-reduced).
-        completed: The share of the requests of the first `seconds` whose streams ended a stream's length later, or soon
-            after. It is less than 1 if requests arrive faster than they are served.
+        requests: The number of measured requests.
+        failed: The number of requests without a whole stream of all tokens.
+        degraded: The number of requests that the gateway served with fewer examples than usual (x-drpo-reduced).
+        completed: The share of the requests that arrived in the first `Bench.seconds` seconds and whose streams ended
+            in time: at most 1.1 times the length of a stream after these seconds. It is less than 1 if requests arrive
+            faster than they are served.
         p50: Median of the added time.
         p99: 99th percentile of the added time.
         direct_p99: 99th percentile of the same figure for the requests straight to the backend.
-        late_p99: 99th percentile of the time between the planned arrival and its start by the client.
+        late_p99: 99th percentile of the time between the planned arrival of a request and the time at which the client
+            began to send it.
         gap_p99: 99th percentile of the time between two tokens of a stream.
         cpu: CPU time of the gateway for each request.
         busy: The share of a core that client and backend used.
@@ -123,14 +125,15 @@ def run_client(programs: Programs, plan: bytes) -> tuple[Results, dict[str, Any]
 
 
 def summary(results: Results, rate: float, stream: float, window: float, also: dict[str, float]) -> Step:
-    """The figures of a step.
+    """Return the figures of a step.
 
     Args:
         results: One result for each arrival.
         rate: Arrivals per second.
-        stream: How long a stream takes, in seconds. Requests that arrive earlier are not measured.
+        stream: How long a stream takes, in seconds. Requests that arrive in this time after the start of the step are
+            not measured.
         window: How long requests are measured, in seconds.
-        also: The keys cpu (ms), busy and gap (ms).
+        also: The values of `Step.cpu`, `Step.busy` and `Step.gap_p99`, under the keys cpu, busy and gap.
     """
     ours = results[results["target"] == GATEWAY]
     measured = ours[ours["at"] >= stream]
@@ -165,7 +168,7 @@ def _to_first_token(results: Results) -> Results:
 
 
 def _quantile(values: Results, share: float) -> float:
-    """The quantile, or the next larger value: a benchmark must not make it smaller. 0 without values."""
+    """Return a quantile, rounded up to one of the values, so that it is never too small; 0 if there are no values."""
     return float(np.quantile(values, share, method="higher")) if len(values) else 0.0
 
 

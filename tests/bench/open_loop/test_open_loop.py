@@ -148,7 +148,7 @@ def test_client_counts_what_a_reply_says_however_it_is_cut(
 
 
 async def ask(programs: Programs, said: bytes, piece: int) -> np.ndarray:
-    """What the client says of two requests, one after the other, to a server that gives this reply."""
+    """Return what the client reports about two successive requests to a server that gives this reply."""
     planned = [Arrival(0.0, GATEWAY, "Why?"), Arrival(0.1, GATEWAY, "Why?")]
     async with server(said, piece) as port:
         plan = encoded(planned, [Target(port, "m", {})], 2)
@@ -170,7 +170,7 @@ async def server(said: bytes, piece: int) -> AsyncIterator[int]:
 
 
 async def test_requests_are_sent_although_earlier_ones_have_no_answer(programs: Programs) -> None:
-    """The server answers none before all have come: a client that waits for answers would never send the last one."""
+    """The server answers when all requests have arrived. A client that waits for answers would not send them all."""
     arrived = asyncio.Barrier(5)
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -214,7 +214,7 @@ def test_gaps_between_arrivals_vary_as_those_of_a_poisson_process() -> None:
 
 
 def results_of(*times: tuple[float, int, float, int]) -> np.ndarray:
-    """Results that took so many seconds until the first token and 1 s in all: (at, target, to first, flags)."""
+    """Return results of requests that took 1 s. Each argument: (arrival, target, seconds to the first token, flags)."""
     results = np.zeros(len(times), RESULT)
     for one, (at, target, to_first, flags) in zip(results, times, strict=True):
         one["at"], one["target"], one["flags"] = at, target, flags

@@ -3,13 +3,13 @@
     python -m tests.bench.optimizers                          all runs, then the table
     ... --seeds 1 --budgets 200                               fewer runs
     ... --only gepa --only raced                              some optimizers
-    ... --again raced                                         makes the runs of an optimizer anew
-    ... --table                                               only the table of what is there
+    ... --again raced                                         repeats the runs of an optimizer
+    ... --table                                               prints only the table of the finished runs
 
-The base model answers, with the same rows, rewards, examples and starting prompt for all. Each optimizer has 20 replies
-of the writer model, and 200 or 600 answers of the task model (meter.py says what counts). The bundles that they find
-are scored on validation rows. Results are kept in the cache folder, and answers in the cache of
-tests/bench/policies/answer_cache.py: a stopped bench goes on with the same command.
+The base model answers. All optimizers have the same rows, rewards, examples and starting prompt. Each optimizer may use
+20 replies of the writer model, and 200 or 600 answers of the task model (meter.py defines what counts). The bundles
+that the optimizers find are scored on validation rows. Results are kept in the cache folder, and answers in the cache
+of tests/bench/policies/answer_cache.py: to continue a bench that was stopped, give the same command again.
 """
 
 import argparse
@@ -86,7 +86,7 @@ async def make_all(runs: Sequence[Planned], results: Results, validation: int) -
 
 
 async def _score_all(runs: Sequence[Planned], results: Results, task: Backend, validation: int) -> None:
-    """Score the start and the bundles that were found, as far as they lack scores."""
+    """Score the starting bundle and the bundles that were found, unless they already have scores."""
     found = [done.bundle for done in map(results.of, runs) if done is not None]
     rows = draw(VALIDATION, validation)
     missing = [it for it in dict.fromkeys([START, *found]) if len(results.scores.get(it, ())) < len(rows)]

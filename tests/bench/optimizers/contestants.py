@@ -4,8 +4,8 @@
 
 GEPA and CAPO need an environment with their packages. The relay of meter.py refuses calls above the limits; each
 optimizer then returns what it would return if it were stopped. A prompt that no bundle can hold is a failed proposal:
-it gets the score 0 and is counted, and an optimizer that ends with it has found nothing. An optimizer that ends for
-another reason than a refused call fails.
+it gets the score 0 and is counted. An optimizer whose result is such a prompt has found nothing. A run fails if its
+optimizer ends with an error that is not a refused call.
 """
 
 import argparse
@@ -45,7 +45,7 @@ _BLOCK: Final = 10  # recommended: 30; a block for 10 prompts and 4 new ones wou
 
 
 def raced(run_file: Path, folder: Path, _seed: int, _answers: int) -> None:
-    """The algorithm of [search], without the other stages of a run."""
+    """Run the algorithm of [search], without the other stages of a run."""
     asyncio.run(_raced(run_file, folder))
 
 
@@ -61,7 +61,7 @@ async def _raced(run_file: Path, folder: Path) -> None:
 
 
 def random_edits(run_file: Path, folder: Path, seed: int, answers: int) -> None:
-    """The best of random chains of edits of the start, all scored on the same rows."""
+    """Find the best of several prompts, which random edits make of the start. All are scored on the same rows."""
     count = 20 if answers <= 200 else 30  # answers to each prompt: 10 prompts for 200 answers, 20 for 600
     chance = random.Random(seed)
     with open_prompt_scorer(run_file, folder, say) as scorer:
@@ -92,7 +92,7 @@ class _BestOfGepa:
 
 
 def gepa(run_file: Path, folder: Path, seed: int, answers: int) -> None:
-    """GEPA with its own settings: half of the rows to reflect on, three at a time, half to choose by."""
+    """Run GEPA with its own settings. It reflects on half of the rows, three at a time, and chooses by the others."""
     from gepa import optimize
     from gepa_adapter import PROMPT, Adapter
 
@@ -110,7 +110,7 @@ def gepa(run_file: Path, folder: Path, seed: int, answers: int) -> None:
                 rows[1::2],
                 Adapter(scorer),
                 reflection_lm=lambda text: scorer.write([text])[0],
-                max_metric_calls=10 * answers,  # the relay counts, and does not count an answer twice
+                max_metric_calls=10 * answers,  # no limit: only the relay limits the calls
                 seed=seed,
                 callbacks=[best],
                 logger=Quiet(),
@@ -119,7 +119,7 @@ def gepa(run_file: Path, folder: Path, seed: int, answers: int) -> None:
 
 
 def capo(run_file: Path, folder: Path, seed: int, _answers: int) -> None:
-    """CAPO with its own settings, except that population and blocks are smaller."""
+    """Run CAPO with its own settings, except that population and blocks are smaller."""
     import numpy as np
     from capo_adapter import END, Writer
     from capo_adapter import capo as make
@@ -140,7 +140,7 @@ def capo(run_file: Path, folder: Path, seed: int, _answers: int) -> None:
 
 
 def _best_scored(scores: Mapping[tuple[str, str, str], float], start: str) -> str:
-    """The best prompt of those with the most scores, if not even one step of CAPO ended."""
+    """Return the best of the prompts with the most scores. It is the result if CAPO did not end its first step."""
     by_prompt: dict[str, list[float]] = {start: []}
     for (prompt, _, _), score in scores.items():
         by_prompt.setdefault(prompt, []).append(float(score))
@@ -161,8 +161,8 @@ CONTESTANTS: Final[Mapping[str, Callable[[Path, Path, int, int], None]]] = {
 def optimize_to_the_end(optimizer: Any, steps: int) -> None:
     """Run CAPO until the relay refuses a call, or all steps are made.
 
-    CAPO ends without an error if one of its steps fails, whatever the reason is. So the error of a step is kept here,
-    and raised again if it was no refused call.
+    CAPO ends without an error if one of its steps fails, whatever the reason is. So this function keeps the error of a
+    step, and raises it again if it was not a refused call.
     """
     errors, step = list[Exception](), optimizer._step
 
@@ -197,7 +197,7 @@ def until_spent() -> Iterator[None]:
 
 
 def _is_spent(error: BaseException | None) -> bool:
-    """Whether an error is a call that the relay refused, or was caused by one."""
+    """Return whether an error is a call that the relay refused, or was caused by one."""
     if error is None:
         return False
     if isinstance(error, RefusedRequestError) and error.status in (ANSWERS_SPENT, REPLIES_SPENT):

@@ -1,8 +1,8 @@
 """Counts and limits the calls of one optimizer: a relay between the optimizer and the two models.
 
-A call to the task model is a request for an answer that this optimizer did not make before, so that keeping answers is
-worth nothing. A call to the writer model is one reply: a request for three choices is three calls. Replies from the
-cache of answers count as calls. The relay refuses a call above a limit.
+A request to the task model counts as a call only if this optimizer did not send it before, so an optimizer gains
+nothing if it keeps answers. Each reply of the writer model is a call: a request for three choices is three calls.
+Replies from the cache of answers count as calls. The relay refuses a call above a limit.
 """
 
 import json
@@ -19,9 +19,9 @@ from proxy.backends.backend import Backend
 from tests.bench.policies.answer_cache import request_key
 
 ANSWERS_SPENT: Final = 402
-"""The status of a refused call to the task model. It ends a run: the optimizer of this project may pay later."""
+"""The HTTP status of a refused call to the task model (payment required). It ends a run of this project's optimizer."""
 REPLIES_SPENT: Final = 410
-"""The status of a refused call to the writer model. It is final for the request, and a run may go on without it."""
+"""The HTTP status of a refused call to the writer model. A run goes on without the reply to this request."""
 MAX_REPLY_TOKENS: Final = 512
 _SEEDS: Final = 10_000  # more than the replies to one request
 
@@ -112,7 +112,7 @@ async def metered(meter: Meter, task: Backend, writer: Backend | None) -> AsyncI
 
 
 def _joined(replies: list[dict[str, Any]]) -> Mapping[str, Any]:
-    """One reply with the choices of all."""
+    """Return one reply with the choices of all."""
     choices = [{**reply["choices"][0], "index": number} for number, reply in enumerate(replies)]
     usage = Counter[str]()
     for reply in replies:

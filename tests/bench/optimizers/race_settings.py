@@ -5,10 +5,10 @@
 
 It runs the real search of the recipe `raced`. Only the candidates and their scores are drawn by chance. A new candidate
 differs from its parent by a small, a middle or a large edit. An edit changes the true mean of the scores, and the score
-of each query. The sizes of these changes are those of two real runs on gemma-3-270m (30 November 2026): the scores of a
-candidate less those of its parent had standard deviations of 0.10 to 0.43 for each query. Most edits make a candidate
-worse. The gain is the true mean of the search's result, less the true mean of the first candidate. A search cannot see
-true means, so a result that fits its queries by luck gains nothing.
+of each query. The sizes of these changes come from two real runs on gemma-3-270m (30 November 2026). In these runs, the
+difference between the scores of a candidate and its parent on one query had a standard deviation of 0.10 to 0.43. Most
+edits make a candidate worse. The gain is the true mean of the search's result minus the true mean of the first
+candidate. A search cannot see true means, so a result that fits its queries by luck gains nothing.
 """
 
 import argparse
@@ -28,17 +28,17 @@ from optimizer.search.raced import search_raced
 from optimizer.search.space import Outcome, Path
 
 QUERIES: Final = 290
-NOISE_OF_FIRST: Final = 0.3
+NOISE_OF_FIRST: Final = 0.3  # the standard deviation of the first candidate's scores
 EDITS: Final = ((0.10, 0.02), (0.15, 0.03), (0.35, 0.06))
 """For a small, a middle and a large edit: standard deviations of the change of a score, and of the true mean."""
 LOSS: Final = -0.01
-"""The mean change of the true mean by an edit that changes little."""
+"""The mean of the change of the true mean, if an edit is so small that the change hardly varies."""
 ALPHAS: Final = (0.05, 0.2, 0.35, 0.5, 0.8)
 LENGTHS: Final = (36, 60, 120)
 
 
 class SpentError(Exception):
-    """The search has no scores left."""
+    """The space may give no more scores."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,8 +62,8 @@ class DrawnSpace:
 
     Attributes:
         chance: The source of random numbers.
-        left: Number of scores that are left.
-        known: The scores that were given, as keys and queries.
+        left: The number of scores that the space may still give.
+        known: The scores that were given, as pairs of a candidate's key and the number of a query.
         made: Number of candidates that were made.
     """
 

@@ -1,4 +1,4 @@
-"""Makes the runs of the optimizers and keeps their results, so that a stopped bench goes on where it was."""
+"""Makes the runs of the optimizers, and keeps their results, so that a stopped bench can be continued."""
 
 import asyncio
 import json
@@ -25,7 +25,7 @@ from tests.bench.peers.install import python_of
 from tests.measurement import TRAIN
 
 START: Final = ""
-"""The name of the start among the scores."""
+"""The key of the starting bundle in `Results.scores`."""
 _PEERS: Final = ("gepa", "capo")
 _PROGRESS_INTERVAL: Final = 30.0  # seconds
 _ROOT: Final = Path(__file__).parents[3]
@@ -50,10 +50,10 @@ class Done:
     Attributes:
         run: The run.
         bundle: The name of the bundle that it found, in the folder of the results.
-        prompt: The prompt in it.
-        answers: Its calls to the task model.
-        replies: Its calls to the writer model.
-        seconds: Its time. It includes no time for answers that an earlier run had generated.
+        prompt: The system prompt of this bundle.
+        answers: The number of its calls to the task model.
+        replies: The number of its calls to the writer model.
+        seconds: Its duration, without the time for answers that an earlier run had generated.
         failed: The number of its proposals that no bundle can hold.
     """
 
@@ -76,7 +76,7 @@ class Results:
     Attributes:
         folder: The folder.
         done: The results of runs.
-        scores: The score on each validation row, by the name of the bundle; that of the start is empty.
+        scores: The score on each validation row, by the name of the bundle. The name of the starting bundle is empty.
         failures: Why the last try of a run failed, by the name of the run.
     """
 
@@ -156,7 +156,10 @@ def _command(run: Planned, run_file: Path, folder: Path) -> list[str]:
 
 
 def _environment() -> dict[str, str]:
-    """The peers' environment has their packages alone: this project's come from its own environment."""
+    """Return the environment variables of the peers' process.
+
+    The environment of the peers has only their packages, so the packages of this project come from its own environment.
+    """
     path = [str(_ROOT), sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(dict.fromkeys(path))}
 
@@ -172,7 +175,7 @@ async def _with_progress(process: Any, run: Planned, meter: Meter) -> None:
 
 
 async def score_bundle(bundle: Path | None, rows: Sequence[dict[str, Any]], task: Backend) -> list[float]:
-    """The score of a bundle on each row. None stands for the start."""
+    """Return the score of a bundle on each row. None stands for the starting bundle."""
     with TemporaryDirectory() as place:
         async with metered(Meter(), task, None) as url:
             run_file = write_run(Path(place), url, rows, start=str(bundle or ""))
@@ -185,7 +188,7 @@ async def score_bundle(bundle: Path | None, rows: Sequence[dict[str, Any]], task
 
 
 def planned(optimizers: Sequence[str], seeds: int, budgets: Sequence[int]) -> list[Planned]:
-    """All runs in the order in which they are made: the cheap ones first, so that a stopped bench has a whole table."""
+    """Return all runs in their order: the cheap ones first, so that a stopped bench has a whole table."""
     first = Planned("", 0, 0)
     return [
         replace(first, optimizer=optimizer, seed=seed, answers=answers)

@@ -1,4 +1,4 @@
-"""What all optimizers share: rows, start, rewards, and the run.toml that says so."""
+"""Defines what all optimizers share (rows, starting bundle and rewards), and writes it as a run.toml."""
 
 import json
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ sampling = {{ temperature = 0, max_tokens = 128, frequency_penalty = 0.6 }}
 """
 ROWS_FILE: Final = "rows.jsonl"
 _RACES: Final = 12
-"""The answers of a run, divided by the most rows of a race of `raced`, so that several levels fit into a run."""
+"""A race of `raced` has at most the run's answers divided by this number of rows, so that a run has several levels."""
 _KINDS: Final = (COMPLY, REFUSE, GENERAL)
 _PUBLISHED: Final = """algorithm = "published"
 depth = 20
@@ -35,7 +35,7 @@ writer = { instructions = "published", temperature = 0.2, top_p = 0.95 }
 
 
 def search_keys(optimizer: str, seed: int, answers: int) -> str:
-    """The keys of [search] for an optimizer."""
+    """Return the keys of [search] for an optimizer."""
     keys = f"seed = {seed}\n"
     if optimizer == "published":
         return keys + _PUBLISHED
@@ -44,7 +44,7 @@ def search_keys(optimizer: str, seed: int, answers: int) -> str:
 
 
 def draw(split: str, count: int = ROWS_OF_A_KIND) -> Sequence[dict[str, Any]]:
-    """The first `count` rows of each kind in a split of references.jsonl, one kind after the other in turn."""
+    """Return the first `count` rows of each kind in a split of references.jsonl. The kinds alternate."""
     rows = rows_of("references.jsonl", split)
     by_kind = [[row for row in rows if row["tag"] == kind][:count] for kind in _KINDS]
     return [row for several in zip(*by_kind, strict=True) for row in several]
@@ -62,7 +62,7 @@ def write_run(folder: Path, url: str, rows: Sequence[dict[str, Any]], search: st
         url: The URL of the relay.
         rows: The rows.
         search: The keys of [search].
-        start: The directory of a bundle to begin with. If empty, it is the start of all optimizers.
+        start: The directory of the bundle to begin with. If empty, the run begins with the shared starting bundle.
     """
     folder.mkdir(parents=True, exist_ok=True)
     fields = ("query", "reference", "tag")

@@ -26,7 +26,7 @@ _HEAD = (
 
 
 def table(done: Sequence[Done], scores: Scores) -> str:
-    """The table of the runs whose bundles were scored. Scores are means over seeds, intervals are over rows."""
+    """Return the table of the runs whose bundles were scored. Scores are means over seeds, intervals are over rows."""
     if not scores.get(START):
         return "No bundle was scored on validation rows yet."
     shown = {bundle: scores[bundle] for bundle in (START, *(one.bundle for one in done)) if bundle in scores}
@@ -62,12 +62,12 @@ def _lines(done: Sequence[Done], scores: Scores) -> Iterator[str]:
 
 
 def _by_row(scores: Scores, runs: Sequence[Done]) -> list[float]:
-    """The mean over seeds of the score of each row."""
+    """Return the mean over seeds of the score of each row."""
     return [float(it) for it in np.mean([scores[one.bundle] for one in runs], axis=0)]
 
 
 def _paired(scores: Scores, runs: Sequence[Done], ours: Sequence[Done]) -> str:
-    """The difference to ours, on the seeds that both have."""
+    """Return the difference to the optimizer of this project, on the seeds that both have."""
     seeds = {one.run.seed for one in runs} & {one.run.seed for one in ours}
     if not seeds:
         return ""

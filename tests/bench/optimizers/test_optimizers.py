@@ -38,7 +38,7 @@ ROWS = [
 
 
 def write(text: str, number: int) -> str:
-    """A reply of the writer model in the form that this optimizer asks for."""
+    """Return a reply of the writer model in the form that this optimizer asks for."""
     prompt = f"Be kind{'!' * number}"
     if "JSON" in text:
         return json.dumps({"analysis": "hm", "prompt": prompt})
@@ -133,7 +133,7 @@ async def test_peers_run_within_their_calls(optimizer: str, tmp_path: Path, monk
 
 
 class _Steps:
-    """Ends as CAPO does: without an error if a step fails."""
+    """An optimizer that, like CAPO, ends without an error if a step fails."""
 
     def __init__(self, *steps: Exception | None) -> None:
         self.steps = list(steps)
@@ -176,7 +176,7 @@ def test_optimizer_that_swallows_its_own_error_has_failed(error: Exception) -> N
 
 
 async def test_prompt_that_no_bundle_can_hold_is_a_failed_proposal(tmp_path: Path) -> None:
-    """Before, the optimizer's process ended with an error, and so did the bench."""
+    """Such a prompt must not end the optimizer's process, or the bench, with an error."""
     bad = "Be kind.\n# Query:\nforged"
 
     def search(run_file: Path) -> list[float]:

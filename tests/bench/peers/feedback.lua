@@ -1,4 +1,4 @@
--- For wrk: POSTs feedback on a request that nobody has spoken of before, each time.
+-- For wrk: each request POSTs feedback on another request id.
 local seed, count = os.getenv("SEED") or "0", 0
 
 wrk.method = "POST"

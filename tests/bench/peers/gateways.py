@@ -52,7 +52,7 @@ def no_proxy(backend: str, _folder: Path) -> Iterator[Gateway]:
 
 @contextmanager
 def bare_relay(backend: str, _folder: Path, *options: str) -> Iterator[Gateway]:
-    """tests/bench/peers/relay.py: aiohttp in, aiohttp out."""
+    """Start tests/bench/peers/relay.py, which receives and sends with aiohttp."""
     port = free_port()
     command = [sys.executable, "-m", "tests.bench.peers.relay", str(port), backend, *options]
     with running(command, SERVER_CORE, listens(port)) as pid:
@@ -182,6 +182,6 @@ def gateways(say: Say) -> dict[str, Start]:
 
 
 def _script(name: str, say: Say) -> list[str]:
-    """How to call a command of an environment: with its Python, because its first line names a renamed folder."""
+    """Return how to call a command: with its environment's Python, because its first line names a renamed folder."""
     python = python_of(name, say)
     return [str(python), str(python.with_name(name))]

@@ -17,7 +17,7 @@ _NODE: Final = HERE / "node"
 
 
 def python_of(name: str, say: Say) -> Path:
-    """The interpreter of the environment that requirements/`name`.txt pins.
+    """Return the interpreter of the environment that requirements/`name`.txt pins.
 
     Raises:
         StepError: The installation failed.

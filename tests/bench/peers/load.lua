@@ -1,4 +1,4 @@
--- For wrk: POSTs one body again and again, or, with FRESH set, one whose query begins and ends with new sentences.
+-- For wrk: POSTs the same body again and again. With FRESH=1, each body has a query that begins and ends with new words.
 local file = assert(io.open(os.getenv("BODY"), "rb"))
 local body = file:read("*a")
 file:close()

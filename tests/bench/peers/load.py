@@ -1,4 +1,4 @@
-"""Sends load to a gateway: wrk for whole replies, and a client for streams. It does not depend on the gateway."""
+"""Sends load to any gateway: with wrk for whole replies, and with a client of its own for streams."""
 
 import asyncio
 import json
@@ -23,7 +23,7 @@ from tests.ports import free_port
 
 HERE: Final = Path(__file__).parent
 _PLACEHOLDER: Final = "NEVERSEENQUERY"
-_NEW_CHARACTERS: Final = 250  # of new text at each end of a new query: more than the proxy embeds
+_NEW_CHARACTERS: Final = 250  # of new text at each end of a new query; it is more than the proxy embeds
 _WARM_UP: Final = 1  # seconds
 _CONTEXT: Final = 131_072  # tokens; a request of 100 KB must fit
 
@@ -34,7 +34,7 @@ class Cell:
 
     Attributes:
         name: The heading of the column.
-        size: About the length of the body in bytes.
+        size: The approximate length of the body in bytes.
         turns: The number of messages.
         fresh: Whether each request has a new query, which begins and ends with random words.
     """
@@ -45,7 +45,7 @@ class Cell:
     fresh: bool = False
 
     def body(self, model: str) -> bytes:
-        """The body of the request. If queries must be new, it contains two placeholders, which load.lua replaces."""
+        """Return the body of the request. If queries must be new, it contains two placeholders for load.lua."""
         each = max(8, (self.size - 100 - 40 * self.turns) // self.turns)
         roles = ("user", "assistant")
         middle = "word " * ((each - 2 * _NEW_CHARACTERS if self.fresh else each) // 5)
@@ -153,7 +153,7 @@ def press(gateway: Gateway, cell: Cell, connections: int, seconds: int, seed: st
 
 
 def bundle_words() -> list[str]:
-    """The different words of the queries of the default bundle."""
+    """Return the different words of the queries of the default bundle."""
     queries = [example.query for example in read_bundle(default_bundle_directory()).examples]
     return sorted({word for query in queries for word in query.split() if word.isalpha() and word.isascii()})
 
@@ -178,7 +178,7 @@ class Streams:
 
 
 async def stream_all(gateway: Gateway, count: int, chunks: int) -> Streams:
-    """So many streams, begun together, each of so many chunks, read to the end."""
+    """Read `count` streams, which begin at the same time and have `chunks` chunks each, to their ends."""
     body = orjson.dumps({**orjson.loads(Cell("", 2000).body(gateway.model)), "stream": True})
     host, _, path = gateway.url.removeprefix("http://").partition("/")
     head = [f"POST /{path + '/' if path else ''}v1/chat/completions HTTP/1.1", f"Host: {host}"]
@@ -204,7 +204,7 @@ async def stream_all(gateway: Gateway, count: int, chunks: int) -> Streams:
 
 
 async def _max_memory(gateway: Gateway, reading: Sequence["asyncio.Task[Any]"]) -> int:
-    """The highest memory of the gateway in bytes while the streams are read."""
+    """Return the highest memory of the gateway in bytes while the streams are read."""
     most = 0
     while gateway.pid and not all(task.done() for task in reading):
         await asyncio.sleep(0.25)
@@ -230,7 +230,7 @@ class _Body:
 
 
 async def _read(host: str, request: bytes) -> "tuple[np.ndarray[tuple[int], np.dtype[np.float64]], int]":
-    """The seconds between events, and the number of events up to [DONE]; 0 if [DONE] is missing."""
+    """Return the seconds between events, and the number of events up to [DONE]; 0 if [DONE] is missing."""
     name, _, port = host.partition(":")
     reader, writer = await asyncio.open_connection(name, int(port), limit=2**20)
     writer.write(request)

@@ -32,7 +32,7 @@ class Usage:
 
 
 def program(name: str, package: str) -> str:
-    """The path of an installed program.
+    """Return the path of an installed program.
 
     Raises:
         CannotRunError: It is not installed. The message names its Debian package.
@@ -70,7 +70,7 @@ def running(
 
 
 def listens(port: int) -> Callable[[], bool]:
-    """A check whether a process listens on the port."""
+    """Return a check whether a process listens on the port."""
 
     def ask() -> bool:
         with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
@@ -103,7 +103,7 @@ def _stop(process: "subprocess.Popen[bytes]") -> None:
 
 
 def usage(pid: int) -> Usage:
-    """The usage of a process and all its descendants until now."""
+    """Return the usage of a process and all its descendants until now."""
     seconds, memory = 0.0, 0
     for one in _process_tree(pid):
         with suppress(psutil.NoSuchProcess):

@@ -17,14 +17,14 @@ _HEAD: Final = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-
 
 
 def event(payload: object) -> bytes:
-    """One server-sent event, as one HTTP chunk."""
+    """Return one server-sent event, as one HTTP chunk."""
     data = b"data: " + (payload if isinstance(payload, bytes) else orjson.dumps(payload)) + b"\n\n"
     return f"{len(data):x}\r\n".encode() + data + b"\r\n"
 
 
 @cache
 def chunk(path: str, digit: int, finish: str | None = None) -> bytes:
-    """A chunk in the format of vLLM for the path. It is cached, because the reader is measured and not this server."""
+    """Return a chunk in vLLM's format for the path. It is cached, because the bench does not measure this server."""
     frame = {"id": "cmpl-1", "created": 1700000000, "model": MODEL}
     ending = {"finish_reason": finish, "logprobs": None, "index": 0}
     if path.endswith("/chat/completions"):
@@ -35,7 +35,7 @@ def chunk(path: str, digit: int, finish: str | None = None) -> bytes:
 
 
 class Source(asyncio.Protocol):
-    """One connection."""
+    """Serves one connection."""
 
     def __init__(self, chunks: int, pause: float) -> None:
         self._chunks = chunks

@@ -15,7 +15,7 @@ Scale = Callable[[float], float]
 
 
 def picture(label: str, parts: Sequence[str]) -> str:
-    """An SVG for light and dark backgrounds. `label` describes it to screen readers."""
+    """Return an SVG for light and dark backgrounds. `label` describes it to screen readers."""
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
         f'aria-label="{label}"><style>{_STYLE}</style>'
@@ -26,7 +26,7 @@ def picture(label: str, parts: Sequence[str]) -> str:
 def grid(
     x: Scale, y: Scale, ticks_x: Sequence[float], ticks_y: Sequence[float], form_y: str = "{:.1f}"
 ) -> Iterator[str]:
-    """A line and a number at each tick. `form_y`: how the numbers of the y axis are written."""
+    """Yield a line and a number at each tick. `form_y`: how the numbers of the y axis are written."""
     for tick in ticks_x:
         at = x(tick)
         yield f'<line class="grid" x1="{at:.1f}" y1="{TOP}" x2="{at:.1f}" y2="{HEIGHT - BOTTOM}"/>'
@@ -38,6 +38,6 @@ def grid(
 
 
 def dot(at: float, value: float, low: float, high: float, *, ours: bool, radius: int) -> Iterator[str]:
-    """A point and its interval, all in pixels."""
+    """Yield a point and its interval, all in pixels."""
     yield f'<line class="bar" x1="{at:.1f}" y1="{low:.1f}" x2="{at:.1f}" y2="{high:.1f}"/>'
     yield f'<circle class="{"ours" if ours else "dot"}" cx="{at:.1f}" cy="{value:.1f}" r="{radius}"/>'

@@ -1,13 +1,13 @@
 """Caches the replies of a model server by a hash of the request, so that no bench generates an answer twice.
 
-    python -m tests.bench.policies.answer_cache export answers.jsonl.gz      hashes and replies, without requests
+    python -m tests.bench.policies.answer_cache export answers.jsonl.gz      writes hashes and replies, but no requests
     python -m tests.bench.policies.answer_cache import answers.jsonl.gz      adds the replies that the cache lacks
 
 All benches share one SQLite file: answers.sqlite in the cache folder of the user, or $DRPO_ANSWERS. `caching` puts a
-relay between a proxy and its backend. If a request asks for an answer that is not streamed, it gets the kept reply. If
-there is none, the request is sent on, and its reply is kept. Of equal requests at the same time, only one is sent on.
-All other requests are sent on. The hash covers the path, the body and an identity of the model, such as the hash of its
-weights.
+relay between a proxy and its backend. If the cache has the reply to a request for an answer that is not streamed, the
+client gets this reply. Otherwise, the relay sends the request on, and keeps the reply. If equal requests arrive at the
+same time, only one of them is sent on. Requests of other kinds are always sent on, and their replies are not kept. The
+hash covers the path, the body and an identity of the model, such as the hash of its weights.
 """
 
 import argparse

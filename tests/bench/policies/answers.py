@@ -1,7 +1,7 @@
-"""Compares bundles by the real proxy's answers to measurement rows. The benches `*_answers` share this module.
+"""Compares bundles by the answers of the real proxy to measurement rows. All benches `*_answers` use this module.
 
-The proxy answers greedily, with the embedded model or a chat model in a file. Answers that were generated before come
-from the cache of answer_cache.py.
+The proxy answers with greedy decoding, with the embedded model or a chat model in a file. Answers that were generated
+before come from the cache of answer_cache.py.
 """
 
 import hashlib
@@ -41,8 +41,8 @@ from tests.bench.policies.answer_cache import AnswerCache, caching
 from tests.measurement import general_rows, sensitive_rows
 from tests.quality.conftest import CONCURRENCY
 
-LENGTH: Final = 256
-REFUSAL_LENGTH: Final = 64
+LENGTH: Final = 256  # tokens of an answer
+REFUSAL_LENGTH: Final = 64  # tokens of an answer to a query that sounds unsafe
 COLUMNS: Final = (
     "similarity",
     "less the first",
@@ -60,7 +60,7 @@ class Rows:
 
     Attributes:
         split: Their split.
-        part: Which of them.
+        part: Which rows of the split are answered.
         with_general: Whether general rows are answered, too, and not only those that sound unsafe.
     """
 
@@ -95,7 +95,7 @@ async def cached_backend(model_file: Path | None = None, context: int = 0) -> As
 
 
 def as_served(bundle: Bundle, name: str, embedder: Any) -> ServedBundle:
-    """The bundle as a proxy serves it. `name` identifies its retrieval among those of other bundles."""
+    """Return the bundle as a proxy serves it. `name` must differ from the names of other served bundles."""
     source = BundleSearch(name, Retriever(bundle), embedder)
     return ServedBundle(bundle, LAYOUTS[bundle.manifest.layout], pinned(bundle), source)
 
@@ -117,7 +117,7 @@ async def serving(backend: Backend, served: ServedBundle) -> AsyncIterator[str]:
 async def answer(
     base_url: str, rows: Sequence[Row], length: int, judge: Embedder, variant: str = "aligned"
 ) -> Sequence[MeasuredAnswer]:
-    """The answers of one variant to `rows`, of at most `length` tokens."""
+    """Return the answers of one variant to `rows`, of at most `length` tokens."""
     decoding = Decoding(length)
     plan = EvaluationPlan(MODEL_NAME, decoding, (variant,), tuple(rows))
     async with ChatEndpoint(
@@ -147,7 +147,7 @@ async def compare_english(what: str, bundles: Iterable[tuple[str, ServedBundle]]
 def cells(
     general: Sequence[MeasuredAnswer], first: Sequence[MeasuredAnswer], sensitive: Sequence[MeasuredAnswer]
 ) -> list[str]:
-    """The figures of COLUMNS, with their 95 % intervals. A figure of general rows is a dash if there are none."""
+    """Return the figures of COLUMNS, with their 95 % intervals. Without general rows, their figures are dashes."""
     of_general = measures(general) if general else ()
     found = {line.name: line.interval for line in (*of_general, *measures(sensitive))}
     return [*_similarities(general, first), *(_share(found.get(name)) for name in COLUMNS[2:])]

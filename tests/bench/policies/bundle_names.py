@@ -8,7 +8,7 @@ from index.errors import BundleError
 
 
 def bundle_directory(text: str) -> Path:
-    """The directory of a bundle: a path, or a name of `drpo-index list`. `default` is the hand-written bundle.
+    """Return the directory of a bundle: a path, or a name of `drpo-index list`. `default` is the hand-written bundle.
 
     Raises:
         ArgumentTypeError: There is no such bundle.
@@ -20,7 +20,7 @@ def bundle_directory(text: str) -> Path:
 
 
 def named_bundle(text: str) -> tuple[str, Path]:
-    """The name and the directory of a bundle that the flag --bundle names as NAME=DIR.
+    """Return the name and the directory of a bundle that the flag --bundle names as NAME=DIR.
 
     Raises:
         ArgumentTypeError: The text has another form, or there is no such bundle.

@@ -1,13 +1,14 @@
 """Simulates how many injected tokens are computed again for each request, for many retrieval policies at once.
 
-    python -m tests.bench.policies.frontier                               the grid of the flags' defaults
-    ... --sets 0 4 8 12 --tokens 384 544 --nearest 0 1 2 3 4 5 6        other sets, and none
-    ... --within 64 96 --floor 0.3                                      limits of the nearest examples, and a floor
-    ... --policy "sets and 1 nearest" --json points.json                single policies; the figures as JSON
+    python -m tests.bench.policies.frontier                             the grid of the flags' defaults
+    ... --sets 0 4 8 12 --tokens 384 544 --nearest 0 1 2 3 4 5 6      other sets; 0 for no sets
+    ... --within 64 96 --floor 0.3                                    limits of the nearest examples' tokens; a floor
+    ... --policy "sets and 1 nearest" --json points.json              single policies; the figures as JSON
 
-Every policy has the same queries and the same room in the cache as in `tests.bench.prefix`. The name of a policy is
-what `tests.bench.policy_answers --policy` takes, so that both figures of a policy can be joined. "Nearest shown" is the
-share of the requests not below the floor that show the nearest example, in the set or after it.
+Every policy has the same queries and the same room in the cache as in `tests.bench.prefix`. `tests.bench.policy_answers
+--policy` takes the same names of policies, so that a policy can be found in both tables. "Nearest shown" is the share
+of requests that contain the nearest example, in the set or after it. Requests whose query is below the similarity floor
+do not count for it.
 """
 
 import argparse
@@ -40,8 +41,9 @@ class Point:
     Attributes:
         policy: The name of the policy.
         injected: The mean number of tokens of prompt and examples.
-        uncached: The mean number of those that are computed again, by the size of a block.
-        nearest_shown: The share of the requests not below the floor that show their nearest example.
+        uncached: The mean number of these tokens that are computed again, by the number of tokens of a cache block.
+        nearest_shown: The share of requests that contain the nearest example, among requests whose query is not below
+            the floor.
         below_floor: The share of the requests below the floor.
     """
 

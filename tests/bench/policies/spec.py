@@ -47,7 +47,7 @@ class PolicySpec:
         nearest: The number of nearest examples.
         within: The maximum number of tokens of the nearest examples; None for no limit.
         floor: The similarity floor; None for that of the bundle.
-        is_own: Whether the bundle is used as it is, but for its prompts.
+        is_own: Whether the bundle is used unchanged, apart from its prompts.
         prompts: Prompts of sets, by the name of a set or of a kind.
     """
 
@@ -98,9 +98,9 @@ def _read_prompts(path: Path) -> Mapping[str, str]:
 
 
 def partition_spec(count: int, tokens: int) -> PartitionSpec:
-    """Return how sets are made: as the twelve sets of 544 of docs/benchmarks.md, not as those of the default bundle.
+    """Return the settings for sets. They are those of the twelve sets of 544 tokens in docs/benchmarks.md.
 
-    If there are fewer than four sets, there are fewer separate tags.
+    The default bundle has other settings. If there are fewer than four sets, there are fewer separate tags.
     """
     tags = {"refusal": SeparateTag(1.5), "harmless": SeparateTag(count=2)}
     if count < 4:

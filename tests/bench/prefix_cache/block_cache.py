@@ -7,8 +7,8 @@ It follows vLLM 0.32 (vllm/v1/core/block_pool.py, kv_cache_manager.py) for a mod
 - The blocks of a finished request stay in the cache. The last block of a request is overwritten first.
 - Incomplete blocks are overwritten before all others.
 
-It depends on tokens alone, not on a model, on texts or on time. tests/vllm/test_block_cache.py compares it with the
-counters of a real server.
+This module depends only on tokens, and not on a model, on texts or on time. tests/vllm/test_block_cache.py compares it
+with the counters of a real server.
 """
 
 from collections import OrderedDict, deque

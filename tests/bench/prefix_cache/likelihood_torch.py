@@ -1,8 +1,8 @@
 """Scores given answers on the base model with PyTorch. tests/bench/likelihood.py runs it inside the vLLM environment.
 
 It reads {"model": folder, "groups": [{"prefix": tokens, "rows": [{"tokens": ..., "answer": ...}]}]} and writes the mean
-log-probability of each answer's tokens, in the order of the rows. The prefix of a group is computed once. It depends on
-tokens alone.
+log-probability of each answer's tokens, in the order of the rows. The prefix of a group is computed once. This script
+depends only on tokens.
 """
 
 import json

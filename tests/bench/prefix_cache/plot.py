@@ -25,7 +25,7 @@ def main() -> None:
 
 
 def draw(value: str, points: Sequence[Mapping[str, Any]]) -> str:
-    """The chart of the points. `value` names the vertical axis."""
+    """Return the chart of the points. `value` names the vertical axis."""
     low = min(point["low"] for point in points)
     high = max(point["high"] for point in points)
     floor, ceiling = math.floor(low * 10) / 10, math.ceil(high * 10) / 10

@@ -1,8 +1,8 @@
-"""Sends conversations through the proxy to two real vLLM servers, which the proxy or vllm-router chooses.
+"""Sends conversations through the proxy to two real vLLM servers. The proxy or vllm-router chooses the server.
 
-One server with the cache of both is measured for comparison. The caches are empty at first and are not warmed, so the
-figures of later conversations are also given alone. The module reads the counters of the servers. It does not depend on
-the policy for examples.
+For comparison, one server with the cache room of both servers is measured. The caches are empty at first and are not
+warmed, so the table also shows the figures of only the later conversations. This module reads the counters of the
+servers. It does not depend on the retrieval policy.
 """
 
 import asyncio
@@ -65,7 +65,7 @@ def measure_routed(
     """Measure each way to choose a server, and yield a row of HEADINGS for it.
 
     Each query begins a conversation of two turns. `concurrency` conversations run at a time. Only ways whose name
-    begins as one of `wanted` are measured.
+    begins with one of the texts in `wanted` are measured.
     """
     if ONE_SERVER.startswith(tuple(wanted)):
         with served(block, SERVERS * blocks) as url:
@@ -98,7 +98,7 @@ def _measure(
 
 
 def ways(bundle: Path, urls: Sequence[str]) -> Iterator[tuple[str, Callable[[], AbstractContextManager[str]]]]:
-    """The ways to choose a server, by name, and how to start each: it yields the base URL of a proxy."""
+    """Yield the ways to choose a server, by name, and how to start each: it yields the base URL of a proxy."""
     yield "nobody: one server", partial(_proxied, bundle, urls[:1])
     yield "the proxy", partial(_proxied, bundle, urls)
     for policy in ROUTER_POLICIES:
@@ -110,7 +110,7 @@ def _proxied(bundle: Path, backends: Sequence[str]) -> Iterator[str]:
     more = [word for url in backends[1:] for word in ("--backend", f"{url}/v1")]
     with tempfile.TemporaryDirectory() as logs:
         flags = [*more, "--kind", f"{BASE.name}=completion", "--bundle", f"{BASE.name}={bundle}"]
-        # The servers use every core, and a late retrieval shows no examples.
+        # The servers use every core. With a short timeout, retrieval would be late, and requests would get no examples.
         flags += ["--no-warm-cache", "--retrieval-timeout", "30"]
         with proxy_server(f"{backends[0]}/v1", flags, Path(logs) / "proxy.log", lambda _: None) as url:
             yield url
@@ -179,6 +179,6 @@ def _post(url: str) -> None:
 
 
 def cost_of(bundle_examples: Sequence[Example], tokens: Callable[[Sequence[Example]], int]) -> Cost:
-    """The cost of a request from the ids of its examples."""
+    """Return the cost of a request from the ids of its examples."""
     known = {one.id: one for one in bundle_examples}
     return cache(lambda shown: tokens([known[one] for one in shown]))

@@ -1,6 +1,6 @@
 """Sends requests of tokens to a real vLLM on CPU, and measures cached tokens and the time to the first token.
 
-It depends on servers and their counters, not on the policy for examples.
+This module depends on servers and their counters, and not on the retrieval policy.
 """
 
 import asyncio
@@ -26,8 +26,8 @@ from tests.vllm.server import vllm_server
 TIMED: Final = 60  # requests of each policy
 PREFILLS: Final = (16, 64, 128, 256, 512)  # lengths in tokens at which the time of prefill is measured
 REPEATS: Final = 8
-NEW: Final = (2, 34, 70, 128)  # tokens of a prompt that are computed, behind each of CACHED
-CACHED: Final = (0, 256, 512)  # tokens of the same prompt that are in the cache: whole blocks of every usual size
+NEW: Final = (2, 34, 70, 128)  # numbers of tokens that are computed after each number of cached tokens
+CACHED: Final = (0, 256, 512)  # tokens of a prompt that are in the cache: whole blocks of every usual size
 
 
 @contextmanager
@@ -37,7 +37,7 @@ def served(block: int, blocks: int | None = None, cores: Sequence[int] = ()) -> 
     Args:
         block: Tokens in a cache block.
         blocks: The number of cache blocks; None for vLLM's default.
-        cores: As of `vllm_server`.
+        cores: As for `vllm_server`.
     """
     few = ("--num-gpu-blocks-override", str(blocks)) if blocks else ()
     model = replace(BASE, serving=("--disable-hybrid-kv-cache-manager", "--block-size", str(block), *few))
@@ -49,7 +49,10 @@ def served(block: int, blocks: int | None = None, cores: Sequence[int] = ()) -> 
 
 
 async def measure_stream(url: str, requests: Sequence[TokenRequest], concurrency: int) -> list[int]:
-    """The number of cached tokens of each prompt that the server reports, for `concurrency` requests at a time."""
+    """Return the number of cached tokens of each prompt, as the server reports them.
+
+    Up to `concurrency` requests are sent at the same time.
+    """
     turns = asyncio.Semaphore(concurrency)  # first come, first served
     async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=600) as client:
 
@@ -68,7 +71,7 @@ async def measure_stream(url: str, requests: Sequence[TokenRequest], concurrency
 
 
 def cached_tokens(usage: CompletionUsage | None) -> int:
-    """The number of cached tokens that a server reports; 0 if it reports none."""
+    """Return the number of cached tokens that a server reports; 0 if it reports none."""
     details = usage.prompt_tokens_details if usage else None
     return (details.cached_tokens if details else None) or 0
 
@@ -91,9 +94,9 @@ def first_token(client: openai.OpenAI, tokens: Sequence[int]) -> tuple[float, in
 
 
 def measure_parts(client: openai.OpenAI) -> Table:
-    """Measure the time to the first token of prompts with few new tokens, behind none and behind many cached tokens.
+    """Measure the time to the first token of prompts with few new tokens, after no and after many cached tokens.
 
-    The prompts are random tokens. The repeats go in turn over all prompts, so that a slow phase of the machine meets
+    The prompts are random tokens. Each repeat measures all prompts in turn, so that a slow phase of the machine affects
     all of them.
     """
     draw = random.Random(1)

@@ -2,12 +2,12 @@
 
     python -m tests.bench.prefix_cache.several_servers [--servers 2 4] [--requests 2000]
 
-The queries are train rows: general ones, and sensitive ones as every sixth. They are drawn with replacement, so that
-the sets have their shares among these rows (`real`), the shares 1/1, 1/2, 1/3 ... (`zipf`), equal shares, or one set
-has 80 % (`hot`). Each request has new words of the user, and eight requests are in flight. "One server" has the room of
-all servers together. The first quarter of the requests fills the caches. It is not counted in the uncached tokens, but
-it is counted in the shares. At the end one server leaves: "moved" is the share of the other servers' conversations
-that change their server.
+The queries are train rows. Every sixth query is a sensitive one, and all others are general ones. They are drawn with
+replacement, so that the shares of the example sets are those among the rows (`real`), proportional to 1/1, 1/2, 1/3 ...
+(`zipf`), equal (`equal`), or 80 % for one set (`hot`). Each request has new words of the user, and eight requests are
+in flight. "One server" has the room of all servers together. The first quarter of the requests fills the caches. These
+requests count for the shares, but not for the uncached tokens. At the end, one server leaves. "Moved" is the share of
+the conversations on other servers that change their server then.
 """
 
 import argparse
@@ -37,8 +37,8 @@ from tests.vllm.models import BASE, model_folder
 BLOCK: Final = 32
 IN_FLIGHT: Final = 8
 OUTPUTS: Final = 16
-SETS_IN_CACHE: Final = 4  # of twelve, beside the fixed prefix and the requests in flight
-HOT: Final = 0.8
+SETS_IN_CACHE: Final = 4  # of twelve: a cache has room for these, the fixed prefix and the requests in flight
+HOT: Final = 0.8  # the share of the requests for one set in the distribution `hot`
 SEEDS: Final = (1, 2, 3)
 
 
@@ -145,7 +145,7 @@ def simulate(
 
 
 def _moved(chooser: Chooser, wanted: Sequence[str], pool: Servers) -> float:
-    """The share of new conversations at the other servers that change their server when one leaves."""
+    """Return the share of new conversations on the other servers that change their server when one server leaves."""
     servers = len(pool.caches)
     if servers < 2:
         return 0.0
@@ -158,14 +158,14 @@ def _moved(chooser: Chooser, wanted: Sequence[str], pool: Servers) -> float:
 
 
 def room(queries: Mapping[str, Sequence[Query]], fixed: int, servers: int) -> int:
-    """The number of cache blocks of a server."""
+    """Return the number of cache blocks of a server."""
     longest = max(len(one.injected) for some in queries.values() for one in some)
     own = IN_FLIGHT // min(servers, IN_FLIGHT) * 20
     return 2 * (fixed // BLOCK) + own + SETS_IN_CACHE * ((longest - fixed) // BLOCK + 1)
 
 
 def distributions(counts: Mapping[str, int]) -> Iterator[tuple[str, Mapping[str, float]]]:
-    """The shares of the sets, by name."""
+    """Yield the shares of the sets, by name."""
     names = sorted(counts, key=lambda name: -counts[name])
     yield "real", {name: float(count) for name, count in counts.items()}
     yield "zipf", {name: 1 / rank for rank, name in enumerate(names, 1)}
@@ -174,7 +174,7 @@ def distributions(counts: Mapping[str, int]) -> Iterator[tuple[str, Mapping[str,
 
 
 def read_queries() -> tuple[Mapping[str, Sequence[Query]], int]:
-    """The queries by their example set in the default bundle, and the tokens of the fixed prefix."""
+    """Return the queries by their example set in the default bundle, and the tokens of the fixed prefix."""
     directory = default_bundle_directory()
     embedder = open_embedder(read_manifest(directory).embedder.name)
     bundle = load_bundle(directory, embedder)

@@ -1,1 +1,1 @@
-"""Shows that feedback becomes a better bundle: hidden tastes, scripted users, the real proxy and the real `improve`."""
+"""Measures whether feedback leads to a better bundle, with scripted users, the real proxy and the real `improve`."""

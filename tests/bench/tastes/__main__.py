@@ -1,4 +1,4 @@
-"""Runs the simulation of hidden tastes: does feedback become a better bundle? The figures are in docs/benchmarks.
+"""Simulates users with hidden tastes, to measure whether their feedback leads to a better bundle: docs/benchmarks.md.
 
     DRPO_DATA=../shared/data python -m tests.bench.tastes --out DIR [--tastes short,list] [--users 200] [--rounds 2]
 
@@ -6,9 +6,9 @@
 5 % of the users are malicious. For each taste, the bench runs `drpo-optimizer improve` on the store, serves its
 experiment from the real drpo-proxy to new users, and reads the verdict, in as many rounds as --rounds says. Model,
 proxy, store, improve and verdict are real. Only the users are scripted, and the ratings of the first answers are
-written with the proxy's store function, because the tastes share these answers. Each step is kept in the folder: after
-Ctrl-C or a kill, the same command goes on. --replays measures how often random thumbs declare a winner, and needs no
-model.
+written with the proxy's store function, because the tastes share these answers. Each step is kept in the folder. After
+Ctrl-C or a kill, the same command continues the bench. --replays measures how often a winner is declared although all
+thumbs are random. It needs no model.
 """
 
 import argparse

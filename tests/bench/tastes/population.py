@@ -9,7 +9,7 @@ from tests.bench.tastes.hidden import HiddenTaste
 
 MALICIOUS_SHARE: Final = 0.05
 NOISE: Final = 0.1
-"""The share of the thumbs of an honest user that are the wrong way round."""
+"""The share of an honest user's thumbs that are the opposite of the user's taste."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +19,8 @@ class Ask:
     Attributes:
         user: The name of the user.
         question: The number of the question.
-        draw: The seed of the sampled answer, since a user gets one of a few answers to each question; 0 for none.
+        draw: The seed with which the answer is sampled, so that a question has only a few different answers; 0 for no
+            seed.
     """
 
     user: str
@@ -45,7 +46,7 @@ def asks(users: int, each: int, questions: int, draws: int, seed: str) -> Sequen
 
 
 def is_malicious(user: str, seed: str) -> bool:
-    """Whether a user rates every answer the wrong way round."""
+    """Return whether a user rates every answer with the opposite of the right thumb."""
     return random.Random(f"{seed}:{user}").random() < MALICIOUS_SHARE
 
 

@@ -1,8 +1,9 @@
 """Replays the recorded answers with random thumbs, and counts how often the verdict declares a winner.
 
-A replay draws users of the recorded experiment, with their requests, and an arm for each user. It draws the share of
-users who like each answer, and then all thumbs. So the arms do not differ, but answers and users do. The report is read
-repeatedly, as an operator does. A replay counts if at any look an arm is declared better or worse.
+A replay draws users of the recorded experiment, with their requests, and an arm for each user. Then it draws the share
+of users who like each answer, and from this share all thumbs. Answers and users therefore differ, but the arms do not.
+The report is read repeatedly, as by an operator. A replay counts if an arm is declared better or worse at any of these
+looks.
 """
 
 import random

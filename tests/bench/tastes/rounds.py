@@ -1,4 +1,4 @@
-"""One taste through the rounds: rate, improve, test the new bundle on the users, and read the verdict."""
+"""Runs the rounds of a taste: users rate answers, `improve` makes a bundle, and users test it in an experiment."""
 
 import asyncio
 import json
@@ -66,7 +66,7 @@ class Plan:
         each: Number of questions that a user asks.
         draws: Number of answers to each question that the first bundle samples.
         calls: Number of calls that a run of the optimizer may make.
-        tokens: The maximum length of an answer.
+        tokens: The maximum length of an answer in tokens.
         rounds: Number of improvements.
         seed: The seed.
     """
@@ -84,7 +84,7 @@ class Plan:
 
     @property
     def start(self) -> Path:
-        """The first bundle."""
+        """The directory of the first bundle."""
         return self.out / "start"
 
     @property

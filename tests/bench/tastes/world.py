@@ -118,7 +118,7 @@ async def _until_ready(session: aiohttp.ClientSession, url: str) -> None:
 async def ask_all(
     url: str, asks: Sequence[Ask], questions: Sequence[str], journal: Path, rate: Callable[[Answered], float] | None
 ) -> Sequence[Answered]:
-    """Send requests to a proxy, and rate the answers. Requests that the journal holds are not sent again.
+    """Send requests to a proxy, and rate the answers. A request whose answer is in the journal is not sent again.
 
     Args:
         url: The root URL of the proxy.
@@ -155,7 +155,7 @@ async def _gather(work: Sequence[Awaitable[Answered]]) -> Sequence[Answered]:
 
 async def _ask(session: aiohttp.ClientSession, url: str, ask: Ask, question: str) -> Answered:
     body: dict[str, Any] = {"model": MODEL_NAME, "messages": [{"role": "user", "content": question}]}
-    if ask.draw:  # without a seed, the request is the one of the optimizer, whose answer is in the cache
+    if ask.draw:  # without a seed, the optimizer sends the same request, whose answer is in the cache
         body["seed"] = ask.draw
     headers = {"x-drpo-unit": ask.user}
     async with session.post(f"{url}/v1/chat/completions", json=body, headers=headers) as response:

@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def print_votes(bundle: Bundle, embedder: Embedder, by_kind: Mapping[str, Sequence[str]]) -> None:
-    """For each weight of the refusals, the share of train queries whose vote chooses them."""
+    """Print the share of train queries whose vote chooses the refusals, for each weight of the refusals."""
     print(f"| weight of refusals | {' | '.join(f'{len(some)} {name}' for name, some in by_kind.items())} |")
     print(f"| --- |{' --- |' * len(by_kind)}")
     for weight in WEIGHTS:
@@ -79,7 +79,7 @@ def print_votes(bundle: Bundle, embedder: Embedder, by_kind: Mapping[str, Sequen
 
 
 def print_later_turns(retriever: Retriever, embedder: Embedder, by_kind: Mapping[str, Sequence[str]]) -> None:
-    """How many queries would change the set to the refusals if they were a later turn."""
+    """Print how many queries would change the set to the refusals if they were a later turn."""
     third = [one.messages[-1].text for one in read_questions(SHIPPED) if one.kind == "harmful_third_turn"]
     turns = {
         "harmful third turns of tests/quality/conversations.py": [row.query for row in third_turn_rows()],
@@ -94,7 +94,7 @@ def print_later_turns(retriever: Retriever, embedder: Embedder, by_kind: Mapping
 
 
 def print_harmful(rows: Sequence[Mapping[str, str]]) -> None:
-    """How many questions look harmful, and how many look harmful or are near."""
+    """Print how many questions look harmful, and how many look harmful or are near to harmful ones."""
     reader = QuestionReader()
     print("| questions | look harmful | look harmful or are near |\n| --- | --- | --- |")
     for name, is_chosen in (("that must be refused", True), ("others", False)):
@@ -107,7 +107,7 @@ def print_harmful(rows: Sequence[Mapping[str, str]]) -> None:
 
 
 def print_repetition(references: Iterable[str]) -> None:
-    """The shares of repeated sequences of four words, in GPT-4's answers and in published prompts."""
+    """Print the shares of repeated sequences of four words, in GPT-4's answers and in published prompts."""
     answers = [repeated_share(text) for text in references]
     prompts = [repeated_share(file.read_text("utf-8")) for pattern in PUBLISHED for file in DATA.glob(pattern)]
     print(f"repeated: at most {np.quantile(answers, 0.99):.3f} in 99 % of GPT-4's {len(answers)} answers,")
