@@ -32,7 +32,7 @@ _OTHER_APIS: Final[Mapping[str, tuple[str, str]]] = {
     **dict.fromkeys(("/docs", "/redoc", "/swagger"), ("/openapi.json", "another server")),
     "/invocations": (CHAT, "the API of SageMaker"),
 }
-"""Maps a path of another API, without a version in front, to our path for the same purpose, and to the API's name."""
+"""Maps a path of another API, without a prefix such as /v1, to our path for the same purpose and the API's name."""
 
 
 @dataclass(frozen=True, slots=True)

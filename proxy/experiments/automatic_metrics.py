@@ -56,7 +56,7 @@ def plain_name(metric: str) -> str:
 
 
 MAX_VALUE: Final = 1e9
-"""The largest magnitude of a value of a metric. Feedback beyond it is refused, and a stored value is left out.
+"""The largest magnitude of a metric's value. A larger value is refused in feedback, and left out if it is stored.
 
 The statistics add up squares of values. Without a limit, the sums could overflow, and a single value could decide every
 mean.

@@ -17,7 +17,7 @@ from typing import Final, Literal
 Better = Literal["higher", "lower"]
 Adaptive = Literal["thompson"]
 MIN_PROPENSITY: Final = 1e-9
-"""The smallest probability of an arm with which the statistics can work. They leave out units of rarer arms."""
+"""The smallest probability of an arm with which the statistics can work. Units of rarer arms are left out."""
 
 
 @dataclass(frozen=True, slots=True)

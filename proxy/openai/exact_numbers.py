@@ -34,8 +34,10 @@ _LARGE_EXPONENT: Final = b"0e000"
 _SMALL_EXPONENT: Final = b"0e-000"
 _ANY_EXPONENT: Final = b"0e"
 _BYTES_PER_VALUE: Final = 64
-"""A value is searched for floats while it has fewer values than one per so many bytes. This search then takes less time
-than the check of the bytes."""
+"""Decoded JSON is searched for floats only if it has at most one value per this many bytes.
+
+The search then takes less time than the check of the bytes.
+"""
 
 
 def decode(data: bytes) -> Any:

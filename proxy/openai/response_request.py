@@ -30,7 +30,7 @@ _TEXT_PARTS: Final[Mapping[str, str]] = {
     "summary_text": "text",
     "refusal": "refusal",
 }
-"""Maps the type of each part of a message that is text to the name of the field with the text."""
+"""Maps each type of text part of a message to the name of the field that has the text."""
 _UNREAD_ITEMS: Final = frozenset({"reasoning"})
 """Items that are left out: a base model does not need the reasoning behind an earlier answer."""
 _STORE_ADVICE: Final = (

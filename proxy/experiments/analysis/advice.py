@@ -18,8 +18,7 @@ WAYS_TO_END: Final = (
     "restart the server without the experiment's file (if `--experiment` names a folder, remove the file from it and "
     "reload)"
 )
-"""How the operator ends an experiment for good. A reload refuses a file that `--experiment` names and that is missing.
-"""
+"""How the operator ends an experiment for good. A reload fails if a file that `--experiment` names is missing."""
 
 
 def is_small(one: Comparison) -> bool:

@@ -14,13 +14,13 @@ blocked: the sizes of the arms do not fit their propensities.
 stop: a guardrail that stops the experiment is breached.
 better: an arm is significantly better than the control in the primary metric.
 worse: an arm is significantly worse than the control in the primary metric.
-alike: each arm differs from the control in the primary metric by less than matters.
+alike: each arm differs from the control in the primary metric by too little to matter.
 undecided: no arm differs significantly from the control in the primary metric.
 waiting: there are no units, or no comparison of the primary metric is ready.
 """
 
 Scale = Literal["difference", "percent", "times"]
-"""The scale on which a headline tells a difference.
+"""The scale on which a headline gives a difference.
 
 difference: mean of the arm minus mean of the control, in the unit of the headline.
 percent: the difference in percent of the control's mean.
