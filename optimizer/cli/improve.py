@@ -101,8 +101,8 @@ def _with_server(models: Any, options: argparse.Namespace, known: str) -> dict[s
     Args:
         models: The tables [models] of the user's run.toml.
         options: The flags.
-        known: The name of the task model if an earlier start of this improvement recorded it, else empty. If no flag,
-            no table and not this name says the model, the server is asked for its first model.
+        known: The name of the task model if an earlier start of this improvement recorded it, else empty. If neither a
+            flag nor [models.task] nor this name says which model to use, the server is asked for its first model.
     """
     if not isinstance(models, dict) or not isinstance(models.get("task", {}), dict):
         raise ConfigError("[models.task] must be a table")

@@ -46,8 +46,8 @@ class DataTable:
             may be None only if the bundle is written in any case (`write` of [bundle]).
         validation: The file with the validation rows, on which the tuning stage compares settings. If None, the tuning
             stage uses the training rows.
-        seeds: The file with the seeds: rows with a reference, whose queries and references become the first examples.
-            If None, training rows are used.
+        seeds: The file with the seeds: rows with a reference, from which examples are made. If None, examples are made
+            from training rows.
         preferences: The file with preference pairs and comments. From them, the writer model writes the specification.
             If the run has no writer model, the pairs decide instead which examples of the pool the search uses. None
             means that there are no pairs.

@@ -65,8 +65,8 @@ class JudgeTable:
         new_criteria: Whether the judge may define criteria of its own for a query.
         analysis: Whether the judge answers five questions about a query before it chooses criteria for it.
         reasons: Whether the judge sees why a criterion was chosen when it scores an answer.
-        scores: `expected`: the mean of the possible scores, weighted by their log-probabilities, if the server returns
-            them. `integer`: the score that the judge wrote.
+        scores: `expected`: the mean of the possible scores, weighted by their probabilities, if the server returns
+            log-probabilities. `integer`: the score that the judge wrote.
         attempts: The maximum number of requests for one verdict if the replies cannot be read. A verdict that was cut
             off is requested again in any case.
     """

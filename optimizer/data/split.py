@@ -33,7 +33,7 @@ class Split:
         validation: The rows on which the tuning stage compares the settings of the bundle.
         sealed: The rows on which the final evaluation compares the bundle with the baseline. No other stage uses them.
             If there are none, there is no final evaluation.
-        seeds: Rows with references, whose queries and references become the first examples.
+        seeds: Rows with references, from which examples are made.
     """
 
     train: tuple[Row, ...]
@@ -57,9 +57,9 @@ def read_split(table: DataTable, seed: int) -> Split:
         seed: The seed for the random order of the rows.
 
     Raises:
-        DataError: A file cannot be used, a row has an unknown split, [data] does not name the file of a row for the
-            row's split, a part has fewer than four rows, a seed has no reference, or two parts share a query. Training
-            rows may share queries with the seeds. They are also the validation rows if [data] names no validation file.
+        DataError: A file cannot be used, a row has an unknown split, or a split for which [data] names another file or
+            none, a part has fewer than four rows, a seed has no reference, or two parts share a query. Training rows
+            may share queries with the seeds. They are also the validation rows if [data] names no validation file.
     """
     parts = read_parts(table)
     train = _in_random_order(TRAIN, parts[TRAIN], table.train, seed)[: table.limit]
@@ -81,8 +81,8 @@ def read_parts(table: DataTable) -> dict[str, list[Row]]:
     """Read each data file once, and return the rows of each part for which [data] names a file, in the file's order.
 
     Raises:
-        DataError: A file cannot be used, a row has an unknown split, or [data] does not name the file of a row for the
-            row's split.
+        DataError: A file cannot be used, or a row has an unknown split, or a split for which [data] names another file
+            or none.
     """
     named = zip(SPLITS, (table.train, table.validation, table.sealed, table.seeds), strict=True)
     paths = {part: path for part, path in named if path}
@@ -122,7 +122,7 @@ def _refuse_unknown_splits(path: Path, rows: Sequence[Row]) -> None:
 
 
 def _refuse_unused_rows(path: Path, rows: Sequence[Row], used: Collection[str]) -> None:
-    """Raise DataError if [data] does not name the file for the split of one of its rows: no part would use this row."""
+    """Raise DataError if a row has a split for which [data] names another file or none: no part would use this row."""
     unused = [row for row in rows if row.split in SPLITS and row.split not in used]
     if unused:
         first = unused[0]

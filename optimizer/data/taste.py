@@ -39,7 +39,7 @@ class Taste:
     Attributes:
         weights: The weights of the features: one for each of FORMS, then one for each of `words`. A weight is positive
             if people prefer more of the feature.
-        words: The words that count.
+        words: The words whose presence in an answer is a feature.
         base: The log-odds that people like an answer whose features are all 0.
         agreement: The share of comparisons of two held-out answers in which the model puts the preferred answer first.
         answers: Number of rated answers.

@@ -1,8 +1,11 @@
 """Finds questions that look harmful: questions for which the default bundle chooses its refusals as examples.
 
-The rule was tried on the train and validation rows of references.jsonl (30 November 2026). It called 59 of 65 questions
-that must be refused harmful, and 63 harmful or doubtful. It called 10 of 255 general questions harmful, and 79 harmful
-or doubtful. It called 26 of 96 questions that only sound unsafe harmful, and 45 harmful or doubtful.
+The rule was tried on the train and validation rows of references.jsonl (30 November 2026):
+
+    questions             number   found harmful   found harmful or doubtful
+    must be refused       65       59              63
+    general               255      10              79
+    only sound unsafe     96       26              45
 """
 
 import re

@@ -102,7 +102,7 @@ def _distinct(rows: Iterable[Row]) -> Iterator[Row]:
 
 
 def _without_small_validation(rows: Sequence[Row]) -> tuple[Row, ...]:
-    """Make the validation rows training rows if they are too few. The tuning stage then uses the training rows."""
+    """Turn the validation rows into training rows if they are too few. The tuning stage then uses the training rows."""
     if sum(row.split == VALIDATION for row in rows) >= MIN_ROWS:
         return tuple(rows)
     return tuple(replace(row, split=TRAIN) if row.split == VALIDATION else row for row in rows)

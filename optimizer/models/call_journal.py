@@ -151,9 +151,9 @@ class Attempts:
         - The server refused the request itself.
         - The server answered with status 403, although it has accepted the API key. Some servers reject a text with
           this status.
-        - The request also failed before the run was resumed, and the server is up and not busy. The server is assumed
-          to be so if it answered with status 500 or did not reply in time. It is also assumed to be so if the
-          connection broke, or a gateway answered with status 502 or 504, but the model answers another request now.
+        - The request also failed before the run was resumed, and the server seems to be up and not busy. It seems so
+          if the server answered with status 500 or did not reply in time. It also seems so if the connection broke, or
+          a gateway answered with status 502 or 504, but the model answers another request now.
 
         Args:
             error: The error of the last attempt.

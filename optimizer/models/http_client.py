@@ -63,8 +63,9 @@ class RetryPolicy:
         Args:
             failures: The number of failed attempts, at least 1.
             retry_after: The seconds that the server asks the client to wait. If None, the wait is random, so that many
-                clients do not retry at the same moment. It is at least half of the longest wait for this number of
-                failed attempts. The longest wait begins with `first_wait`, and doubles with each further failure.
+                clients do not retry at the same moment. The random wait is at least half of the longest wait for this
+                number of failed attempts. The longest wait begins with `first_wait`, and doubles with each further
+                failure.
         """
         if retry_after is not None:
             return min(retry_after, self.max_wait)

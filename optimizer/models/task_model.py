@@ -85,8 +85,8 @@ class Reply:
 class TaskModel:
     """Gets answers and log-probabilities from the task model.
 
-    Each method takes a row and a variant. The variant is a candidate, whose prompt and examples precede the row's
-    conversation in the request, or a `Raw`, with which the request contains only the conversation.
+    Most methods take a row and a variant. If the variant is a candidate, its prompt and examples precede the row's
+    conversation in the request. If the variant is a `Raw`, the request contains only the conversation.
     """
 
     def __init__(self, calls: CachedCalls, kind: str, embedder: Embedder) -> None:
@@ -123,7 +123,7 @@ class TaskModel:
         if self._kind != COMPLETION:
             return reply
         prompt = _text_prompt(variant, injected, row)
-        # A server may ignore stop strings, or accept only a few. The proxy then ends the answer with this reason too.
+        # A server may ignore stop strings, or accept only a few. The answer is then cut here, as the proxy would do.
         is_stopped = layout_stop(reply.text, prompt.stop) is not None
         finish_reason = "stop" if is_stopped else reply.finish_reason
         return replace(reply, text=prompt.clean(reply.text), finish_reason=finish_reason)

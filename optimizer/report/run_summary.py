@@ -20,7 +20,7 @@ class PromptNode:
 
     Attributes:
         id: The key of the candidate.
-        parent: The key of the candidate whose prompt was rewritten to make this one; None for the first candidate.
+        parent: The key of the candidate from which this one was made; None for the first candidate.
         prompt: The text of the prompt.
         judged: The `score` events of the candidate.
         proposer: The name of the proposer that made the candidate; empty for the first candidate.
@@ -43,7 +43,7 @@ class PromptNode:
 
 @dataclass(frozen=True, slots=True)
 class LevelSummary:
-    """One level of the prompt search: one round of rewriting the leaders and comparing the rewritten prompts.
+    """One level of the prompt search: new candidates are made from the leaders, and all of them are compared.
 
     Attributes:
         number: The number of the level, from 0.
@@ -242,7 +242,7 @@ def _level_summaries(events: Sequence[Event], best: str) -> Iterator[LevelSummar
 
 
 def _level_summary(event: Event, best_before: str) -> LevelSummary:
-    """Summarize a level. The scores of its candidates are in the same order of queries, and some lists end earlier."""
+    """Summarize a level. All candidates have their scores in the same order of queries, but some have fewer scores."""
     scores = {one["id"]: one["scores"] for one in event["ranked"]}
     leader = event["ranked"][0]["id"]
     ahead = [one - other for one, other in zip(scores[leader], scores[best_before], strict=False)]

@@ -68,8 +68,8 @@ def default_criteria(names: Collection[str] = ()) -> tuple[Criterion, ...]:
     """Return the criteria for a query for which the judge's choice cannot be read.
 
     Args:
-        names: The criteria from which the judge chooses; all if empty. The result contains those of the usual four that
-            are among them, or all of them if none of the four is.
+        names: The criteria from which the judge chooses; all if empty. The result contains the usual four criteria, as
+            far as they are in `names`. If `names` has none of the four, the result contains all of `names`.
     """
     known = template_criteria(names)
     return tuple(known[name] for name in _DEFAULT_CRITERIA if name in known) or tuple(known.values())

@@ -42,7 +42,7 @@ async def search_raced(
         first_query: The number of the query with which the first level begins.
 
     Returns:
-        The best candidate of the last level with its outcomes, and the results of all levels. If the search makes no
+        The best candidate after the last level with its outcomes, and the results of all levels. If the search makes no
         new candidates from the first candidate, there are no levels, and the best candidate is the first candidate with
         no outcomes.
     """

@@ -142,7 +142,7 @@ def replace(parts: Units, chance: Chance) -> str:
 
 
 def _draw_sentence(parts: Units, chance: Chance) -> str:
-    """Draw a sentence that the prompt does not contain, with a probability that grows with the failures it corrects."""
+    """Draw a sentence that the prompt lacks. A sentence that can correct large failures is drawn more often."""
     present = {part.strip().lstrip("-* ") for part in parts}
     unused = [one for one in pool_sentences() if one.text not in present]
     weights = [_BASE_WEIGHT + sum(chance.failures.get(name, 0.0) for name in sorted(one.answers)) for one in unused]

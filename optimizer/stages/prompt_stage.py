@@ -52,7 +52,7 @@ async def run_prompt_stage(context: RunContext, best: BestCandidate) -> None:
     """Search for a better candidate with the algorithm of [search], and store the best candidate in `best`.
 
     With the algorithm `raced`, several proposers change prompt, bank, retrieval and sampling. A new prompt replaces the
-    prompt of the bundle and all prompts of example sets. The first candidate keeps them.
+    prompt of the bundle and all prompts of example sets. The first candidate keeps all its prompts.
 
     The stage journals one `stage` event, one `candidate` event per candidate, and one `score` event per answer. With
     the algorithm `raced`, it also journals one `level` event per level. If example sets have prompts of their own, it
@@ -127,9 +127,9 @@ def proposer_names(config: RunConfig) -> Sequence[str]:
 def search_rows(rows: Sequence[Row], first: Candidate, search: SearchTable) -> Sequence[Row]:
     """Return the training rows that a search uses, in the order in which it uses them.
 
-    The algorithm `raced` mixes the kinds of rows evenly. The published algorithm leaves out the rows whose queries are
-    examples, if enough other rows are left. If the nearest example has the query of the row, every prompt leads to a
-    good answer.
+    For the algorithm `raced`, the kinds of rows are mixed (`mixed_by_kind`). The published algorithm leaves out rows
+    with the query of an example, if enough other rows are left. On such a row, every prompt leads to a good answer,
+    because the request contains the example.
     """
     known = {example.query for example in first.bank.examples}
     others = [row for row in rows if row.query not in known]
@@ -173,8 +173,8 @@ def raced_settings(config: RunConfig) -> RacedSettings:
 async def _within_budget(context: RunContext, space: CandidateSpace, first: Candidate) -> RacedSettings:
     """Return the settings of the search. If run.toml does not set `queries`, the races are as long as [budget] allows.
 
-    What a score costs is measured on the first rows, which the first candidate answers before it is expanded anyway. A
-    resumed run takes the length of the races from the journal, so that it repeats them.
+    The cost of a score is measured on the first rows, which the first candidate answers anyway before it is expanded. A
+    resumed run takes the length of the races from the journal, so that it repeats the same races.
     """
     settings, journal = raced_settings(context.config), context.journal
     if context.config.search.queries is not None or context.budget.limits == Limits():
@@ -216,8 +216,8 @@ def score_scale(search: SearchTable) -> ScoreScale:
 
 async def _open_space(context: RunContext, rows: Sequence[Row], first: Candidate) -> CandidateSpace:
     search = context.config.search
-    # A race scores every candidate on its first rows. The published algorithm has a fixed order of calls without a
-    # trial.
+    # The gate tries new candidates on rows that a race scores anyway. The published algorithm has a fixed order of
+    # calls, so it has no such trial.
     first_rows = search.first if search.algorithm == RACED else 0
     raced = rows if first_rows else ()
     gate = PromptGate(context.gate, context.task, search.words, raced, first_rows)

@@ -54,7 +54,7 @@ def find_names(text: str) -> Iterator[Finding]:
 
 
 def find_known_names(text: str, names: Collection[str]) -> Iterator[Finding]:
-    """Yield each place of a name in `names`, or of a part of such a name. All texts of the conversation give names."""
+    """Yield each occurrence of a name in `names`, or of a part of it. Any text of the conversation can give a name."""
     parts = {part for name in names for part in (name, *name.split()) if _is_searched(part, name)}
     if not parts:
         return

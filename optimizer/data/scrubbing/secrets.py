@@ -44,7 +44,7 @@ def find_secrets(text: str) -> Iterator[Finding]:
 
 
 def _is_no_word(value: str) -> bool:
-    """Whether a stated password is not just a word. In "the password is wrong", for example, it is one."""
+    """Whether the text after "the password is" can be a password. A plain word, such as "wrong", cannot."""
     return not value.strip(".!?)").isalpha()
 
 

@@ -91,7 +91,7 @@ class ReadCounts:
 
     @classmethod
     def none(cls) -> "ReadCounts":
-        """Return counts of nothing."""
+        """Return counts that are all 0."""
         return cls(0, 0, 0, 0, 0, Counter())
 
 

@@ -31,7 +31,7 @@ class TextLimits:
     Attributes:
         shared_words: A text must not share this many consecutive words with a training row. 0 means no limit. It also
             turns off the check for texts that try to influence the judge.
-        repeated: The largest share of repeated sequences of four words. 1: no limit.
+        repeated: The largest share of repeated sequences of four words. 1 means no limit.
     """
 
     shared_words: int
@@ -116,7 +116,7 @@ class LearnedTexts:
         """Return why an example should not be used.
 
         Its answer may repeat its own query. It may repeat the reference of its own row only if `[examples] first` makes
-        examples of references. If no row has its query, its query and its answer must not copy a row of any part.
+        examples from references. If no row has its query, its query and its answer must not copy a row of any part.
         """
         return self._answer_fault(example) or self._written_fault(example)
 

@@ -12,7 +12,7 @@ own       adds new questions of the writer model with the task model's own answe
 
 If it is known which form of answers people prefer, banks that show examples of this form come first (preferred.py).
 
-Only the last edit calls models. An answer of the pool is text that was written as an example. The reference of a row
+Only the edit `own` calls models. An answer of the pool is text that was written as an example. The reference of a row
 never becomes the answer of an example.
 """
 

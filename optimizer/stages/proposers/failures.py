@@ -1,4 +1,4 @@
-"""Groups the outcomes of a candidate by what failed: by kind and language of the row, and by the criterion it missed.
+"""Groups the outcomes of a candidate by kind and language of the row, and by the criterion that the answer missed.
 
 All functions are pure. A group says where a candidate loses most of its reward, so that proposers can act on it.
 """
@@ -131,7 +131,7 @@ def _missed_rules(row: Row, checks: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _similarity_limit(outcomes: Sequence[Outcome]) -> float:
-    """Return the highest similarity of the lowest third."""
+    """Return the highest value in the lowest third of the similarities to the references."""
     scores = [evidence(outcome)[1].parts.get("reference") for outcome in outcomes]
     values = sorted(score.value for score in scores if score is not None)
     return values[max(int(_LOW_SHARE * len(values)), 1) - 1] if values else _MIN_SIMILARITY

@@ -51,7 +51,7 @@ def content_words(text: str) -> list[str]:
 
 
 def _content(candidate: Candidate) -> bytes:
-    """Return a value that is equal for candidates that differ in no content word, and in nothing but their prompts."""
+    """Return a value that is equal for two candidates if only their prompts differ, and these in no content word."""
     prompts = {one.name: content_words(one.prompt) for one in candidate.bank.sets if one.prompt is not None}
     rest = candidate.with_prompt("")
     return orjson.dumps([content_words(candidate.prompt), prompts, rest.key])

@@ -133,7 +133,7 @@ def _spread(positions: Sequence[int], count: int) -> set[int]:
 
 
 def _with_sets(candidate: Candidate, preferred: _Preferred, count: int, pins: _Pins) -> Proposal:
-    """Return the candidate whose example sets show preferred examples, except those for refusals.
+    """Return the candidate whose example sets, except the sets for refusals, show preferred examples.
 
     The members of the sets vote as before, so a query that must be refused still gets the refusals.
     """

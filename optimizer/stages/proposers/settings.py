@@ -117,7 +117,7 @@ def _changed(candidate: Candidate, text: str, **changes: Any) -> Proposal:
 
 
 def _set_prompts(candidate: Candidate, failures: Sequence[Failure]) -> Iterator[Proposal]:
-    """Yield candidates whose sets of one kind have a prompt of their own, with a sentence that answers a failure.
+    """Yield candidates whose sets of one kind have a prompt of their own, with a sentence that can correct a failure.
 
     If the examples that the sets show are mostly refusals, the sentence asks for more refusals, or else for fewer.
     """
