@@ -1,7 +1,7 @@
-"""Checks the installed packages: python -I check_install.py WHEEL
+"""Checks the installed packages when an image is built: python -I check_install.py WHEEL
 
 The wheel must contain exactly the three packages of this project, and no other installed distribution may own one of
-them. Their names are generic, so another distribution could overwrite them silently. The build of the image runs this.
+them. Their names are generic, so another distribution could overwrite them silently.
 """
 
 import sys
@@ -13,7 +13,7 @@ DISTRIBUTION = "drpo-proxy"
 
 
 def main() -> None:
-    """Exit with status 0, or with 1 and the problems found."""
+    """Exit with status 0, or print the problems and exit with status 1."""
     with zipfile.ZipFile(sys.argv[1]) as wheel:
         top = {name.split("/")[0] for name in wheel.namelist() if ".dist-info/" not in name}
     owners = packages_distributions()

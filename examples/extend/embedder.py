@@ -1,4 +1,4 @@
-"""An embedder: words, hashed into 256 numbers. Any model that returns vectors of norm 1 can take its place."""
+"""An embedder that hashes words into 256 numbers. Any model that returns vectors of norm 1 can replace it."""
 
 import zlib
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from index.types import EmbedderSpec, Vectors
 
 
 class Words:
-    """Texts that share words get similar vectors."""
+    """Gives similar vectors to texts that share words."""
 
     spec = EmbedderSpec(name="python:embedder:Words", revision="1", dimension=256)
 

@@ -1,4 +1,4 @@
-"""A layout: turns in tags. Add its entry to LAYOUTS in index/layouts.py."""
+"""A layout in which each turn begins with a tag. To use it, add it to LAYOUTS in index/layouts.py."""
 
 from index.layouts import TextLayout
 

@@ -1,4 +1,4 @@
-"""A reward: the closer an answer is to 50 words, the better; an answer without a last full stop gets 0."""
+"""A reward that is higher if the answer has nearly 50 words. It is 0 if the last sentence does not end."""
 
 
 def brief(answer: str, **_: object) -> float:

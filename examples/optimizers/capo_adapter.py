@@ -1,4 +1,4 @@
-"""Lets CAPO search a system prompt that drpo's task model answers with, and drpo's rewards score. See README.md."""
+"""Lets CAPO search for a system prompt. drpo's task model answers with it, and drpo's rewards score. See README.md."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from promptolution.tasks.base_task import BaseTask
 
 from optimizer.prompt_scorer import PromptScorer
 
-END = "Input:"  # CAPO's mark before the query, after examples; drpo's layouts have their own
+END = "Input:"  # CAPO writes this mark before the query; drpo's layouts have marks of their own
 
 
 class Writer(BaseLLM):

@@ -1,4 +1,4 @@
-"""Lets GEPA search a system prompt that drpo's task model answers with, and drpo's rewards score. See README.md."""
+"""Lets GEPA search for a system prompt. drpo's task model answers with it, and drpo's rewards score. See README.md."""
 
 import sys
 from collections.abc import Mapping, Sequence
