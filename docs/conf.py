@@ -33,7 +33,7 @@ _NAVIGATION: Final = {
     "README": {
         "Serve a model": "serving clients fit fewer-examples model-servers api flags",
         "Bundles": "bundles retrieval example-sets published-prompts embedders learned-bundles",
-        "Learn a bundle": "optimizing rewards search recipes run-toml run-failures improving harvest",
+        "Learn a bundle": "optimizing rewards search recipes run-toml run-failures improving harvest scrubbing taste",
         "Experiments and operation": "experiments experiment-file deploying scaling security supply-chain versions",
         "Background": "faq comparison method benchmarks glossary architecture decisions/README",
         "More": "README /examples/README /CONTRIBUTING /SECURITY /CHANGELOG",
