@@ -34,8 +34,7 @@ _STATUS_INTERVAL: Final = 30.0  # seconds
 _SPEED_WINDOW: Final = 20
 """Number of judgements from which the remaining time is estimated.
 
-These are the most recent judgements since the command was started. Judgements from earlier sessions of the run do not
-count, because the display does not know how long they took.
+Only judgements since the command was started count. The display does not know how long earlier judgements took.
 """
 _STAGE_TITLES: Final = {
     "judge": "checking the judge",

@@ -11,9 +11,11 @@ from optimizer.core.errors import BudgetSpentError
 
 _MILLION = 1_000_000
 _KEPT_MARGIN = 1.5
-"""How much more a kept call may cost than a call of the search, which may cut its answers."""
+"""A kept call is assumed to cost this many times as much as the mean call so far, because answers may be shorter in the
+search."""
 _LARGEST_KEPT_SHARE = 0.5
-"""The largest share of tokens, money and minutes that is kept: the first calls may be slow or long by chance."""
+"""The largest share of a limit on tokens, money or minutes that is kept. If the first calls are long by chance, the
+estimate of what to keep is too large."""
 
 
 @dataclass(frozen=True, slots=True)

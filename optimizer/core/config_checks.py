@@ -27,7 +27,7 @@ from optimizer.templates import criteria_table
 MIN_ROWS: Final = 4
 """The smallest number of rows of each part of the data."""
 MIN_TRUST_CASES: Final = 4
-"""The smallest number of cases whose interval can be above one half."""
+"""The smallest number of cases with which a judge that is always right has an interval above one half."""
 MIN_SHARED_WORDS: Final = 4
 _MAX_INTEGER: Final = 10**12
 _MAX_SCORE: Final = 5

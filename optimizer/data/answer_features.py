@@ -27,7 +27,7 @@ FORMS: Final = (
     *("words", "lines of lists", "headings", "paragraphs", "a closing question", "exclamation marks", "numbers"),
     *("the first person", "the second person", "hedges", "an opening greeting", "code"),
 )
-"""The names of the numbers of `form_of`."""
+"""The names of the numbers that `form_of` returns, in the same order."""
 _WORD: Final = re.compile(r"\w+")
 _MIN_ANSWERS: Final = 5
 _SHARES: Final = (0.02, 0.98)  # a word counts if the share of the answers that have it is in this range

@@ -23,12 +23,12 @@ JUDGED: Final = "judged"
 REWORDED: Final = "reworded"
 REGENERATED: Final = "regenerated"
 SOURCES: Final = (EDITED, CONTINUED, RATED, JUDGED, REWORDED, REGENERATED)
-"""What shows a preference, the clearest sign first.
+"""The kinds of evidence for a preference, the clearest kind first.
 
-`edited`: the user corrected the answer. `continued`: the user asked for other answers, and went on with this one.
-`rated`: people liked one answer to the same question, and disliked the other. `judged`: the shadow judge preferred it
-in both orders. `reworded`: the user asked the same question again in other words. `regenerated`: the last of several
-answers, after which the user asked for no other.
+`edited`: the user corrected the answer. `continued`: the user got several answers, and went on with the chosen one.
+`rated`: people liked the chosen answer, and disliked the other answer to the same conversation. `judged`: the shadow
+judge preferred the chosen answer in both orders. `reworded`: the user asked the same question again in other words, and
+the chosen answer is the later one. `regenerated`: the user asked for another answer, and for none after the chosen one.
 """
 _RATING_KEYS: Final = ("query", "answer", "likes", "dislikes")
 MAX_RATINGS: Final = 1_000_000_000

@@ -22,7 +22,8 @@ from optimizer.data.preferences import AnswerRatings, PreferencePair, Preference
 from optimizer.data.split import normalized
 
 MIN_OBSERVATIONS: Final = 20
-"""About as many pairs state a preference (arXiv 2606.24004). Nothing is learned from fewer pairs and rated answers."""
+"""No taste is learned from fewer pairs and rated answers together. About 20 pairs are enough to state a preference
+(arXiv 2606.24004)."""
 MAX_WORDS: Final = 12
 WORDS: Final = "certain words"
 _FOLDS: Final = 5

@@ -23,7 +23,7 @@ from optimizer.data.dataset import Row
 T = TypeVar("T")
 RowError = ModelError | RewardError | UnembeddableTextError
 _MIN_UNREADABLE: Final = 5
-"""If fewer results than this lack a readable reply, the run does not stop because most replies are unreadable."""
+"""The run stops if most replies are unreadable, but only if at least this number of results lack a readable reply."""
 _MAX_NAMED_ROWS: Final = 10
 _ADVICE: Final = (
     "Run drpo-optimizer doctor, correct what the reason names, and resume: these rows are then tried again. Or raise "

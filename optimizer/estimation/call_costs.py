@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 _MEASURED_ROWS: Final = 3
 _REWRITE_FACTOR: Final = 2
-"""How much more than a call of the judge a rewrite costs, if no rewrite could be measured."""
+"""If no rewrite could be measured, it is assumed to cost this many times as much as a call of the judge."""
 
 
 @dataclass(frozen=True, slots=True)

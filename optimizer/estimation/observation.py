@@ -8,7 +8,7 @@ from typing import Final
 
 _PRIOR_DEVIATION: Final = 0.2  # the usual standard deviation of scores from 0 to 1
 _PRIOR_SCORES: Final = 1
-"""How many scores the usual deviation counts as."""
+"""The number of scores that the usual deviation counts as, when it is combined with the observed scores."""
 
 
 @dataclass(frozen=True, slots=True)

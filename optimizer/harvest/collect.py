@@ -12,7 +12,7 @@ from optimizer.harvest.rated_answers import RatedAnswer, RatedAnswers
 from optimizer.harvest.turn_pairs import blocks_by_unit, pairs_of_block
 
 MAX_PAIRS: Final = 1_000
-"""The number of pairs of each source that are kept."""
+"""The maximum number of pairs that are kept of each source."""
 DROPPED: Final = "there were too many answers with more votes"
 TOO_LONG: Final = "a text was too long"
 OVER_SHARE: Final = "their user had rated too many answers"

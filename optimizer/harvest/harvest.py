@@ -22,11 +22,11 @@ from optimizer.harvest.screening import LATER_TURN, Distinct, cautions, example_
 
 T = TypeVar("T")
 MAX_EXAMPLES, MAX_ROWS, MAX_PAIRS = 1_000, 2_000, 2_000
-"""How many candidate examples, rows and pairs a harvest holds at most."""
+"""The maximum numbers of candidate examples, rows and pairs that a harvest holds."""
 MAX_RATED_OF_A_SIDE: Final = 1_000
 """The maximum number of liked answers, and of disliked answers, that a harvest holds with their ratings."""
 MAX_CONSIDERED: Final = 5_000
-"""How many liked answers are scrubbed and screened at most, the best first. It takes about 10 ms for each."""
+"""The maximum number of liked answers that are scrubbed and screened, the best first. Each takes about 10 ms."""
 _BATCH: Final = 256
 _ID_LENGTH: Final = 12
 TAG: Final = "harvested"

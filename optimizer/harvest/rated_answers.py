@@ -11,7 +11,8 @@ from optimizer.harvest.exchange import Exchange, Rating
 
 MAX_ANSWERS: Final = 20_000
 MAX_CHARACTERS: Final = 4_000
-"""The maximum length of a query, an answer, a history or a comment that is kept. Longer texts are not used."""
+"""The maximum number of characters of a conversation, an answer or a comment that is kept. Longer texts are not
+used."""
 _MAX_COMMENTS: Final = 5
 _DIGEST_BYTES: Final = 16
 

@@ -15,7 +15,7 @@ from optimizer.rewards.pleading import pleads
 
 MAX_REPEATED: Final = 0.2
 DUPLICATE_SIMILARITY: Final = 0.9
-"""Two questions are nearly the same if their similarity is at least this value, as for the sets of a bundle."""
+"""Two questions are nearly the same if their similarity is at least this value. Example sets use the same value."""
 
 LATER_TURN: Final = "the question is a later turn, whose meaning depends on the turns before it"
 TOO_MANY_WORDS: Final = "the answer has too many words"

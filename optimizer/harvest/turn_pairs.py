@@ -16,10 +16,11 @@ from optimizer.harvest.exchange import Exchange
 from optimizer.harvest.rated_answers import fits
 
 MAX_EXCHANGES: Final = 200
-"""The number of requests of a unit that are compared with each other."""
+"""The maximum number of requests of a unit that are compared with each other."""
 _OVERLAP: Final = 20
 _MIN_EDIT_OVERLAP: Final = 0.3
-"""A corrected answer shares at least this part of its words with the answer. If not, it is another text."""
+"""The smallest `_overlap` of a corrected answer with the original answer. With a smaller overlap, it is another
+text."""
 _MIN_QUESTION_OVERLAP: Final = 0.5
 _MAX_PAUSE: Final = 3600.0  # seconds between two answers to one question
 _WORD: Final = re.compile(r"\w+")

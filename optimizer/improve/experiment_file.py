@@ -11,7 +11,7 @@ from optimizer.improve.toml_text import toml_value
 _NOT_IN_NAME: Final = re.compile(r"[^A-Za-z0-9_.-]+")
 _MAX_NAME: Final = 64  # characters
 _GUARDRAILS: Final = (("ended_by_itself", 0.02), ("error", 0.01), ("regenerated", 0.02))
-"""The metrics that must not get worse, and by how much they may."""
+"""The metrics of the guardrails, each with its tolerance."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from optimizer.harvest.store.session import ReadSession
 MIN_UNITS, MAX_UNITS = 100, 10**9
 """The limits of `planned_units` in an experiment file."""
 MIN_RATERS: Final = 20
-"""With fewer users who rated, the largest possible variance is planned with."""
+"""If fewer users rated, the plan assumes the largest possible variance."""
 _BOUNDARY: Final = 2.7845  # standard errors: half-width of the anytime-valid 95 % interval at the planned size
 _POWER: Final = 0.8416  # standard errors: the quantile for a power of 80 %
 

@@ -12,7 +12,8 @@ from optimizer.core.request_form import JSON, JSON_OBJECT, JSON_SCHEMA, LETTER, 
 from optimizer.models.request import Json
 
 _NEEDED: Final = frozenset(("model", "messages", "prompt", "echo", "n"))
-"""Fields that are never left out because a message names them: the request would mean something else."""
+"""Fields that are never left out, even if an error message names them. Without them, a request would have another
+meaning."""
 MAX_SHORT_REPLY: Final = 8
 """Requests with at most this many tokens ask for one letter or for no text. Their number of tokens is never raised."""
 _FEWER_LOGPROBS: Final = 5
@@ -256,4 +257,5 @@ _STEPS: Final = (
     _Step(_TOO_MANY_TOKENS, _fewer_tokens),
     _Step(_pattern(r"max_(?:completion_)?tokens"), _other_max_tokens),
 )
-"""Steps that lose less come first. Without a maximum number of tokens, a reply can become expensive."""
+"""The steps that lose least come first. The step that can omit the maximum number of tokens is the last one, because a
+reply without a maximum can become expensive."""

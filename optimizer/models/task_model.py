@@ -32,7 +32,8 @@ from optimizer.models.token_count import token_usage
 ROLE = "task"
 CONTENT_FILTER = "content_filter"
 REFUSED = "refused"
-"""The finish reason in place of an answer. The server refused the request only because of the candidate's texts."""
+"""The finish reason where there is no answer, because the server refused the request only because of the candidate's
+texts."""
 _DEFAULT_MAX_TOKENS = 1024
 
 

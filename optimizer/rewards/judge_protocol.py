@@ -28,7 +28,7 @@ ROLE: Final = "judge"
 _TOP_LOGPROBS: Final = 20
 _MAX_TOKENS: Final = 1024
 _LETTER_TOKENS: Final = 4
-"""The tokens of a reply of one letter. Some models write white space before the letter."""
+"""The maximum number of tokens of a reply of one letter. Some models write white space before the letter."""
 _JSON_REMINDER: Final = "Your last reply could not be read. Reply with one complete JSON object and no other text."
 _PLAIN_REMINDER: Final = "Your last reply could not be read. Reply exactly in the form that is asked for above."
 _QUESTIONS: Final = ("topic", "intent", "ambiguities", "response_format", "challenges")

@@ -51,7 +51,7 @@ _HEADING_TOPIC: Final = re.compile(
     r"|faqs?|sql)\b",
     re.IGNORECASE,
 )
-"""Words of a query that asks for questions and answers, such as a quiz: they may stand under such headings."""
+"""Words of a query that asks for questions and answers, such as a quiz. A good answer to it may have these headings."""
 _MIN_HEADINGS: Final = 2
 _MIN_SCORES: Final = 2
 _SENTENCE_END: Final = re.compile(r"\n|(?<=[.!?])\s+|(?<=[。！？؟।])")

@@ -27,7 +27,7 @@ _CONDITIONS = ("If ", "When ", "Where ", "Unless ")
 _BRACKETS = re.compile(r"\s*\([^()]*\)")
 _MAX_TRIES_PER_EDIT = 20
 _BASE_WEIGHT: Final = 0.05
-"""The weight of a sentence that answers no failure, if the weights of all failures together are 1."""
+"""The weight of a sentence that can correct no failure. The weights of all failures together are 1."""
 _NOTHING: Final[Mapping[str, float]] = MappingProxyType({})
 
 

@@ -35,7 +35,7 @@ _FREE_FILES: Final = (
     *("[data] train", "[data] validation", "[data] sealed", "[data] preferences"),
     *("[bundle] start", "[examples] pool"),
 )
-"""The rows, the pairs, the starting bundle and the pool are compared themselves, so that their files may move."""
+"""Keys that name files. The contents of the files are compared, and not their paths, so that the files may move."""
 _FREE_KEYS: Final = ("[data] unusable", "[reward] trust", "[bundle] model")
 _MAX_NAMED_LINES: Final = 10
 Hashed = Mapping[str, Any]

@@ -38,7 +38,7 @@ from optimizer.stages.sealed_result import (
 _RAW_SAMPLING: Final = ("max_tokens", "temperature")
 """Sampling parameters that the variant `raw` shares with the bundle, for equal length limit and equal randomness."""
 _REPEATS: Final = 1.1
-"""How many calls are kept for one that is counted, because a reply that cannot be read is asked for again."""
+"""The number of calls that are kept for each counted call, because a call is repeated if its reply cannot be read."""
 ComparePair = Callable[[str, str, str], Awaitable[float]]
 """A function of a query and two answers. It returns 1 if the first is better, 0 if the second is better, else 0.5."""
 

@@ -18,7 +18,7 @@ _SIGN: Final = re.compile(r"[@＠﹫]")
 _IN_WORDS: Final = re.compile(
     r"(?:at|ät|@|arroba|chez|собака)\s*[)\]}>]|[(\[]a[)\]]|\s(?:dot|point|punkt|punto|ponto|kropka|точка)\s"
 )
-"""What a text must have, so that the slower patterns need not search most texts."""
+"""A text is searched with the slower patterns only if this pattern matches. Most texts have no match."""
 _AT: Final = r"\s*[(\[{<]\s*(?:at|ät|@|arroba|chez|собака)\s*[)\]}>]\s*"
 _DOT: Final = r"\s*(?:[(\[{<]\s*(?:dot|punkt|point|punto|ponto|\.|точка)\s*[)\]}>]|\.)\s*"
 _LEFT: Final = r"(?<![\w.+-])[\w.+-]{1,64}+"

@@ -10,7 +10,8 @@ from optimizer.data.scrubbing.words import any_of, word_groups
 _HOUSE: Final = r"\d{1,5}[a-zA-Z]?(?:[-/]\d{1,4})?(?![:.,]\d)"
 _CAPITALISED: Final = r"[^\W\d_a-zß-ÿа-яё][\w'’.-]{0,30}"
 _INNER: Final = rf"(?:(?:(?:d[aeiou]\w{{0,3}}|l[aeo]s?|el|y|e)|d[’']\w{{1,30}}|{_CAPITALISED})\s){{0,4}}?"
-"""The words between "rue" or "calle" and the last word of a street's name. Others belong to a sentence."""
+"""The words that may stand between "rue" or "calle" and the last word of a street's name. Other words are parts of a
+sentence."""
 _CITY: Final = r"(?:,?\s+(?:[A-Z]{1,2}-)?\d{4,5}\s+[^\W\d_][\w-]{1,30})?"
 _STREETS: Final = (
     rf"(?<![\w.]){_HOUSE},?\s(?:[A-Z0-9][\w'’.-]{{0,30}}\s){{1,4}}{any_of('streets_after')}(?![^\W_])\.?",

@@ -17,7 +17,8 @@ _ROLES: Final = {"system": "system", "developer": "system", "user": "user", "ass
 _TEXT_PARTS: Final = frozenset({"text", "input_text", "output_text", "refusal"})
 _EVENT_END: Final = re.compile(r"\r\n\r\n|\n\n|\r\r")
 _LINE_END: Final = re.compile(r"\r\n|\n|\r")
-"""The line ends of a stream. A text may contain others, such as U+2028, which `str.splitlines` would take for one."""
+"""The line ends of a stream. A text may contain other characters that `str.splitlines` would treat as line ends, such
+as U+2028."""
 _DONE: Final = "[DONE]"
 
 

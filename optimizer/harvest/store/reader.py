@@ -19,7 +19,8 @@ from optimizer.harvest.store.session import ReadSession
 FORMAT: Final = b"1"
 _TABLES: Final = ("exposures", "contents", "feedback", "judgements")
 _MAX_FEEDBACK: Final = 1_000
-"""How many values and comments of a request count at most: any client may invent names of metrics."""
+"""The maximum number of values and comments of one request that count, because clients can invent any number of
+metrics."""
 _REQUEST: Final = itemgetter(0, 1, 2)  # unit, time and request id, the first columns of both statements
 _ORDER: Final = "ORDER BY unit, time, request_id"
 NO_TEXT: Final = "their texts were not logged"

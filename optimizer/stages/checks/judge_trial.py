@@ -30,9 +30,9 @@ from optimizer.rewards.registry import uses_judge
 from optimizer.stages.run_context import RunContext
 
 _ROWS_PER_CASE: Final = 4
-"""How many rows the cases are chosen from, for each case."""
+"""For each case, the number of rows from which the cases are chosen."""
 _MIN_TELLING_ROWS: Final = 2
-"""If fewer rows must not be refused, the rows that must be refused are used too."""
+"""If fewer rows than this do not ask for a refusal, the rows that ask for a refusal are used, too."""
 
 
 async def run_judge_trial(context: RunContext, candidate: Candidate) -> None:

@@ -49,7 +49,7 @@ _FILLED: Final = (16, 48, 128)
 _MAX_DROPPED: Final = 3
 _MAX_PINNED: Final = 3
 _MIN_SHOWN: Final = 2
-"""An example is judged by the answers before which it was shown, if there are at least this many."""
+"""An example is judged by the answers to the requests that contained it, if there are at least this many answers."""
 _CUT_WORDS: Final = (30, 45, 60)
 _LEAST_WORDS: Final = (15, 30)
 _MAX_PINNED_WORDS: Final = 60

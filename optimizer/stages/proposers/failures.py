@@ -30,7 +30,7 @@ _MIN_SIMILARITY: Final = 0.6
 _LOW_SHARE: Final = 1 / 3
 """An answer is unlike its reference if its similarity is below 0.6, and in the lowest third of the similarities.
 
-Answers with the highest similarity of this third count too, however many there are.
+If several answers have the highest similarity of this third, all of them count.
 """
 _MIN_CRITERION: Final = 3.5
 """An answer fails a judge's criterion if its score, from 1 to 5, is below this value."""

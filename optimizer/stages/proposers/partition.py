@@ -31,12 +31,12 @@ _REFUSAL: Final = "refusal"
 _FEWEST_EXAMPLES: Final = 24
 """A bank with fewer examples stays undivided: its sets would show nearly all of them."""
 _CHOSEN_SHARE: Final = 0.7
-"""Of the tokens of a kind, a set may show this share at most, so that there is a choice."""
+"""The largest share of the tokens of a kind's examples that one set may show. The rest lets the sets differ."""
 _COUNTS: Final = (4, 9)  # sets, with the one for refusals
 _ROOMS: Final = (200, 350, 600, 900)
 """Estimated tokens of the examples that a set shows."""
 _WEIGHTS: Final = (1.0, 1.8)
-"""Of a vote for the refusals."""
+"""The factors by which a vote for the refusals is multiplied."""
 _SHOWN: Final[Sequence[tuple[PolicyName, int]]] = (("set", 1), ("set_and_nearest", 1), ("set_and_nearest", 2))
 _ROOM_PER_NEAREST: Final = 150  # estimated tokens of one nearest example
 _MOST_TRIED: Final = 4  # plans

@@ -36,7 +36,7 @@ _MIN_SHARE: Final = 0.5
 _MIN_EXAMPLES: Final = 8
 """If there are fewer preferred examples, the next best examples are taken, too."""
 _WAYS: Final = (("sets", 6, 0), ("bank", 48, 2), ("sets", 3, 0), ("bank", 16, 2), ("bank", 128, 4))
-"""What is made, the number of examples of a set or of the bank, and the number of nearest examples of a bank."""
+"""What is made (sets or a bank), the number of examples of each set or of the bank, and the `k` of a bank."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def _is_usable(example: Example) -> bool:
 
 
 _Pins = Callable[[Bank, _Preferred], Bank]
-"""Chooses the pinned examples of a bank that has all preferred examples which it may pin."""
+"""Returns a bank with other pinned examples. The bank already has all preferred examples that may be pinned."""
 
 
 def _unchanged(bank: Bank, _: _Preferred) -> Bank:

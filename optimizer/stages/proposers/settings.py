@@ -20,12 +20,12 @@ _SIMILARITIES: Final = (-1.0, 0.2, 0.35, 0.5)
 _TOKENS: Final = (700, 1_000, 1_500, 2_000)
 _MANY: Final = 4
 _ROOM_PER_EXAMPLE: Final = 150
-"""Tokens for each nearest example, and for prompt and pinned examples together twice as many."""
+"""Estimated tokens of one nearest example. Prompt and pinned examples together count as two examples."""
 _PENALTIES: Final[Mapping[str, Sequence[float]]] = {
     "frequency_penalty": (0.0, 0.2, 0.4, 0.6, 0.9),
     "presence_penalty": (0.0, 0.3, 0.6),
 }
-"""The temperature is not tried: a change of it shows the luck of the draws rather than a better answer."""
+"""The values to try. The temperature is not among them, because its effect on the score is mostly chance."""
 _WEIGHTS: Final = {"k": 3, "policy": 3, "sets": 3}
 """How much more often a proposal comes from these groups of settings than from another one."""
 
