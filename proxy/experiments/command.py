@@ -38,6 +38,7 @@ from proxy.experiments.model_listing import list_models
 from proxy.experiments.records import Allocation
 from proxy.experiments.store.dsn import StoreDsn, dsn_of
 from proxy.experiments.store.export import export
+from proxy.experiments.store.presence import check_place_of_new_store, presence_of
 from proxy.experiments.store.store import Store
 from proxy.experiments.store.stored_outcomes import StoredOutcomes
 from proxy.experiments.units import named_unit
@@ -117,14 +118,25 @@ def _check(options: argparse.Namespace, dsn: StoreDsn, output: Console) -> int:
         output.print(_arms_table(file.experiment))
         for line in _scope_lines(file):
             output.print(line, markup=False, soft_wrap=True)
-    with Store(dsn):
-        output.print(f"The store {dsn.name} can be used.", markup=False, soft_wrap=True)
+    output.print(_describe_store(dsn), markup=False, soft_wrap=True)
     warnings = _warnings(files, options)
     for warning in warnings:
         output.print(f"warning: {warning}", style="yellow", markup=False, soft_wrap=True)
     verdict = "The files can be used, with the warnings above." if warnings else "Everything is right."
     output.print(verdict, style="green")
     return 0
+
+
+def _describe_store(dsn: StoreDsn) -> str:
+    """Return whether a server can use the store. Raise StartupError or StoreError if it cannot. Create no store."""
+    found = presence_of(dsn)
+    if found == "store":
+        Store(dsn).close()
+        return f"The store {dsn.name} can be used."
+    if found == "no file":
+        check_place_of_new_store(dsn)
+    missing = "does not exist yet" if found == "no file" else "has no tables yet"
+    return f"The store {dsn.name} {missing}: the server creates {'it' if found == 'no file' else 'them'} at its start."
 
 
 def _warnings(files: Sequence[ExperimentFile], options: argparse.Namespace) -> list[str]:
@@ -235,18 +247,14 @@ def _delete_unit(options: argparse.Namespace, dsn: StoreDsn, output: Console) ->
 
 
 def _existing_store(dsn: StoreDsn) -> StoreDsn:
-    """Return the DSN. Raise StartupError if it names an SQLite file that does not exist.
-
-    Opening a missing SQLite file would create a new store. Only the command `check` and a server may do so.
-    """
-    kind, _, path = dsn.name.partition(":")
-    if kind == "sqlite" and not Path(path).exists():
-        raise StartupError(
-            f"--store {dsn.name}: this file does not exist. Name the store with --store or {variable('store')}."
-        )
+    """Return the DSN. Raise StartupError if the place holds no store. Only a server creates stores."""
+    found = presence_of(dsn)
+    if found != "store":
+        reason = "this file does not exist" if found == "no file" else "this place has no tables of a store"
+        raise StartupError(f"--store {dsn.name}: {reason}. Name the store with --store or {variable('store')}.")
     return dsn
 
 
 def outcomes_of(dsn: StoreDsn) -> StoredOutcomes:
-    """Return the outcomes in a store. Raise StartupError if the DSN names an SQLite file that does not exist."""
+    """Return the outcomes in a store. Raise StartupError if the place that the DSN names holds no store."""
     return StoredOutcomes(_existing_store(dsn))

@@ -25,6 +25,7 @@ from proxy.core.settings import ExperimentSettings, Settings
 from proxy.core.shared_state import LocalState
 from proxy.experiments.config import read_experiments
 from proxy.experiments.mismatches import find_mismatches, mismatch_lines
+from proxy.experiments.store.dsn import dsn_of
 from proxy.inference.injection.bundle_flags import flag_for_listed
 from proxy.inference.injection.model_bundles import load_bundles
 from proxy.inference.injection.room_report import describe_room, room_problem
@@ -59,10 +60,12 @@ async def check(settings: Settings, report: ProgressCallback, console: Console) 
     console.print(version_line(), **_PLAIN)
     settings = await asyncio.to_thread(with_embedded_model, settings)
     injection, keyring = settings.injection, read_keyring(settings.api, LocalState())
+    if settings.experiments.store:
+        dsn_of(settings.experiments.store)  # raises StartupError for a wrong address
     bundles = await asyncio.to_thread(load_bundles, injection.bundle, injection.allow_embedder)
     async with (
         open_backends(settings.backends, report) as backends,
-        open_gateway(settings, backends, ServingState(bundles, keyring), LocalState()) as gateway,
+        open_gateway(_without_store(settings), backends, ServingState(bundles, keyring), LocalState()) as gateway,
     ):
         await _wait_for_kinds(gateway, report)
         console.print(_backend_table(gateway))
@@ -82,6 +85,11 @@ async def check(settings: Settings, report: ProgressCallback, console: Console) 
     if not problems:
         console.print("Everything fits.", style="green")
     return 1 if problems else 0
+
+
+def _without_store(settings: Settings) -> Settings:
+    """Return settings that open no store, because opening it would create it, and delete its old rows."""
+    return replace(settings, experiments=replace(settings.experiments, store=""))
 
 
 async def _wait_for_kinds(gateway: Gateway, report: ProgressCallback) -> None:
@@ -173,7 +181,7 @@ def _models_to_try(gateway: Gateway, backend: Backend) -> Sequence[Model]:
 
 async def _experiment_problems(settings: Settings, gateway: Gateway) -> list[str]:
     files = read_experiments(settings.experiments.experiment)
-    server, problems = gateway.experiment_server, list[str]()
+    server, problems = replace(gateway.experiment_server, judges=bool(settings.experiments.judge)), list[str]()
     if settings.experiments.judge:
         try:
             server = replace(server, judge_models=await _list_judge_models(settings.experiments, gateway))

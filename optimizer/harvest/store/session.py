@@ -68,8 +68,10 @@ def _sqlite(path: Path, name: str) -> Iterator[ReadSession]:
     if not path.is_file():
         raise DataError(f"--store: {name}: there is no such file. Give the value of --store of drpo-proxy")
     try:
-        address = f"file:{quote(str(path.resolve()))}?mode=ro"
+        # With mode=ro, SQLite would leave the files PATH-wal and PATH-shm behind.
+        address = f"file:{quote(str(path.resolve()))}?mode=rw"
         with closing(sqlite3.connect(address, _LOCK_TIMEOUT, isolation_level=None, uri=True)) as connection:
+            connection.execute("PRAGMA query_only = ON")
             connection.text_factory = _text
             connection.execute("BEGIN")
             yield _SqliteSession(connection)

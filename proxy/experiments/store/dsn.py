@@ -60,12 +60,14 @@ class StoreDsn:
 
     Attributes:
         name: The DSN without user and password, for messages.
-        connect: Function that opens a connection.
+        connect: Function that opens a connection. It creates a missing SQLite file.
+        connect_to_read: Function that opens a connection on which only `reading` is allowed. It creates no file.
         types: SQL names of types in this database. The keys are the placeholders in `schema` that these names replace.
     """
 
     name: str
     connect: Callable[[], Session]
+    connect_to_read: Callable[[], Session]
     types: Mapping[str, str]
 
 
@@ -80,7 +82,9 @@ def dsn_of(store: str) -> StoreDsn:
     except UsageError as error:
         raise StartupError(f"{error}.") from None
     if address.path is not None:
-        return StoreDsn(address.name, partial(sqlite.SqliteSession, address.path), sqlite.TYPES)
+        connect_to_read = partial(sqlite.SqliteSession, address.path, only_reads=True)
+        return StoreDsn(address.name, partial(sqlite.SqliteSession, address.path), connect_to_read, sqlite.TYPES)
     from proxy.experiments.store import postgresql  # imported only if needed: the driver takes 10 MB of memory
 
-    return StoreDsn(address.name, partial(postgresql.PostgresqlSession, address.url), postgresql.TYPES)
+    connect = partial(postgresql.PostgresqlSession, address.url)
+    return StoreDsn(address.name, connect, connect, postgresql.TYPES)

@@ -36,7 +36,7 @@ def export(dsn: StoreDsn, experiment: str) -> Iterator[dict[str, Any]]:
     Raises:
         StoreError: The store cannot be read.
     """
-    with closing(dsn.connect()) as session, session.reading():
+    with closing(dsn.connect_to_read()) as session, session.reading():
         exposures = select_exported_exposures(session.columns(EXPOSURES))
         yield from _objects(session, "exposure", exposures, experiment, (*EXPOSURE_COLUMNS, *_CONTENT))
         yield from _objects(session, "feedback", SELECT_EXPORTED_FEEDBACK, experiment, _FEEDBACK)

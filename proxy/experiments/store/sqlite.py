@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import quote
 
 from proxy.core.errors import StoreError, StoreRefusedError
 
@@ -21,24 +22,14 @@ _ROW_ERRORS: Final = (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.Interfa
 
 
 class SqliteSession:
-    """One connection to an SQLite file, which implements `dsn.Session`. The constructor creates a missing file."""
+    """One connection to an SQLite file, which implements `dsn.Session`."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, only_reads: bool = False) -> None:
+        """Connect to the file. With `only_reads`, neither create nor change it; else create it if it is missing."""
         self._path = path
         with _store_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._connection = sqlite3.connect(
-                path, timeout=_LOCK_TIMEOUT, isolation_level=None, check_same_thread=False
-            )
-        try:
-            with _store_errors(path):
-                for pragma in ("journal_mode = WAL", "synchronous = FULL", "wal_autocheckpoint = 1000"):
-                    self._connection.execute(f"PRAGMA {pragma}")
-                path.chmod(0o600)
-                self._opened = _identity(path)
-        except StoreError:
-            self.close()
-            raise
+            self._connection = _connect_to_read(path) if only_reads else _connect(path)
+            self._opened = _identity(path)
 
     @contextmanager
     def writing(self) -> Iterator["SqliteSession"]:
@@ -95,6 +86,33 @@ class SqliteSession:
     def close(self) -> None:
         """Close the connection."""
         self._connection.close()
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    connection = sqlite3.connect(path, timeout=_LOCK_TIMEOUT, isolation_level=None, check_same_thread=False)
+    try:
+        for pragma in ("journal_mode = WAL", "synchronous = FULL", "wal_autocheckpoint = 1000"):
+            connection.execute(f"PRAGMA {pragma}")
+        path.chmod(0o600)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _connect_to_read(path: Path) -> sqlite3.Connection:
+    """Connect without creating a file.
+
+    With mode=ro, SQLite would leave the files PATH-wal and PATH-shm behind. So the mode is rw, and query_only refuses
+    all statements that write.
+    """
+    address = f"file:{quote(str(path.resolve()))}?mode=rw"
+    connection = sqlite3.connect(
+        address, timeout=_LOCK_TIMEOUT, isolation_level=None, check_same_thread=False, uri=True
+    )
+    connection.execute("PRAGMA query_only = ON")
+    return connection
 
 
 @contextmanager

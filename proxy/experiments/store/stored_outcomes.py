@@ -39,7 +39,7 @@ class StoredOutcomes:
         if not self._has_tables:
             Store(self._dsn).close()  # creates the tables if no process has written yet
             self._has_tables = True
-        with closing(self._dsn.connect()) as session, session.reading():
+        with closing(self._dsn.connect_to_read()) as session, session.reading():
             yield session
 
     def units(self, experiment: str) -> Iterator[UnitOutcomes]:

@@ -172,8 +172,7 @@ def test_empty_report_names_the_store_that_was_read(
     file, store = write_experiment(tmp_path)
     monkeypatch.delenv("DRPO_STORE", raising=False)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    assert run(["experiment", "check", file]) == 0
-    capsys.readouterr()
+    Store(dsn_of(f"sqlite:{tmp_path}/drpo/experiments.sqlite3")).close()
     assert run(["experiment", "report", file]) == 0
     printed = capsys.readouterr().out
     assert f"Read from sqlite:{tmp_path}/drpo/experiments.sqlite3" in printed
