@@ -40,6 +40,12 @@ def parse_store_address(text: str) -> StoreAddress:
     raise UsageError("--store: expected sqlite:PATH or postgresql://[USER@]HOST[:PORT]/DATABASE")
 
 
+def has_password(text: str) -> bool:
+    """Return whether an address contains a password, which must not be shown or given in a flag."""
+    url = urlsplit(text) if "://" in text else None
+    return url is not None and bool(url.password or "password=" in url.query)
+
+
 def _postgresql_address(text: str) -> StoreAddress:
     """Parse the URL of a PostgreSQL database.
 

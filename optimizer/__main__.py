@@ -16,6 +16,7 @@ import tempfile
 import textwrap
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
+from shlex import quote
 from typing import Any, Final
 
 from rich.console import Console
@@ -96,8 +97,8 @@ async def _resume(options: argparse.Namespace) -> int:
 
 
 async def _run_in(config: RunConfig, directory: Path, begun: Event) -> int:
-    result, report = await start_or_continue(config, directory, begun, f"drpo-optimizer resume {directory}")
-    show_result(result)
+    result, report = await start_or_continue(config, directory, begun, f"drpo-optimizer resume {quote(str(directory))}")
+    show_result(result, config.models["task"])
     print(f"Report:  {report}")
     return 0
 

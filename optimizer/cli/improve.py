@@ -8,6 +8,7 @@ import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from shlex import quote
 from typing import Any, Final
 
 import orjson
@@ -16,7 +17,7 @@ from index.bundle.bundle import read_bundle
 from index.bundle.differences import differences
 from index.bundle.files import MANIFEST
 from index.bundle.shipped import DEFAULT_BUNDLE, choose_shipped, find_bundle, read_shipped, shipped_names
-from index.store_address import StoreAddress
+from index.store_address import StoreAddress, has_password
 from optimizer.cli.harvest import feedback_of, run_harvest, store_of
 from optimizer.cli.run_command import print_error_line, read_run_file, start_or_continue
 from optimizer.core.errors import ConfigError, DataError
@@ -47,7 +48,7 @@ _BETTER: Final = (
         "cp {experiment} EXPERIMENTS",
     ),
     NextStep("Or start drpo-proxy again, with the same --store:", "drpo-proxy --experiment {experiment} ..."),
-    NextStep("Read the result. --store or DRPO_STORE names the store:", "drpo-proxy experiment report {experiment}"),
+    NextStep("Read the result:", "drpo-proxy experiment report {experiment}{store}"),
     NextStep("If the new bundle is better, serve it to all users:", "drpo-proxy --bundle {bundle} ..."),
 )
 _NO_BETTER: Final = (
@@ -78,7 +79,7 @@ def run_improve(options: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print_error_line("Every finished step is kept: give the same command again to go on.")
         raise
-    _finish(start, directory, query, options.difference, folder)
+    _finish(start, directory, query, options, folder)
     return 0
 
 
@@ -186,23 +187,26 @@ async def _run(start: Start, folder: ImproveFolder) -> None:
     begun: Event = next((one for one in events if one.get("note") == BEGUN), begun_event(folder.inputs / RUN_FILE))
     config = read_run_file(copy, Path(begun["folder"]))
     sys.path.insert(0, str(start.folder))
-    await start_or_continue(config, folder.run, begun, f"the same command, or drpo-optimizer resume {folder.run}")
+    await start_or_continue(
+        config, folder.run, begun, f"the same command, or drpo-optimizer resume {quote(str(folder.run))}"
+    )
 
 
-def _finish(start: Start, current: Path, query: StoreQuery, difference: float, folder: ImproveFolder) -> None:
+def _finish(start: Start, current: Path, query: StoreQuery, options: argparse.Namespace, folder: ImproveFolder) -> None:
     """Write the summary and print the verdict. If a better bundle was found, also write it and the experiment file."""
+    store = f" --store {quote(options.store)}" if options.store and not has_password(options.store) else ""
     print_error_line("Step 4 of 4: experiment file and summary")
     run = summarize_run(read_journal(folder.run))
     is_found = bool(run.bundle and run.bundle["found"])
     if is_found:
         _copy_bundle(folder)
         plan = ExperimentPlan(
-            start.name, start.bundle, str(folder.bundle.resolve()), query, _metric(folder), difference
+            start.name, start.bundle, str(folder.bundle.resolve()), query, _metric(folder), options.difference
         )
         if not folder.experiment.exists():
             write_file(folder.experiment, experiment_text(plan).encode())
-    paths = {"experiment": folder.experiment, "bundle": folder.bundle}
-    steps = [NextStep(one.text, one.command.format(**paths)) for one in (_BETTER if is_found else _NO_BETTER)]
+    values = {"experiment": quote(str(folder.experiment)), "bundle": quote(str(folder.bundle)), "store": store}
+    steps = [NextStep(one.text, one.command.format(**values)) for one in (_BETTER if is_found else _NO_BETTER)]
     new = read_bundle(folder.bundle if is_found else folder.run / "bundle")
     improvement = Improvement(
         start.name,

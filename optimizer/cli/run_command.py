@@ -1,15 +1,18 @@
 """Runs or continues an optimization run with its progress on stderr. The commands run, resume and improve share it."""
 
+import shlex
 import sys
 from pathlib import Path
 
 from rich.console import Console
 
+from index.model_names import split_model_name
 from optimizer.cli.progress import ProgressDisplay
 from optimizer.cli.tables import sealed_table
 from optimizer.core.config import read_config
 from optimizer.core.config_tables import RunConfig
 from optimizer.core.journal import Event, Journal
+from optimizer.core.model_tables import ModelTable
 from optimizer.core.run_file import BEGUN
 from optimizer.report.html_report import write_report
 from optimizer.report.sealed_verdict import sealed_sentence
@@ -63,8 +66,8 @@ def print_error_line(line: str) -> None:
     sys.stderr.flush()
 
 
-def show_result(result: Result) -> None:
-    """Print the result of a run."""
+def show_result(result: Result, task: ModelTable) -> None:
+    """Print the result of a run, and how to serve its bundle with the task model."""
     console = Console(markup=False)
     if result.sealed:
         console.print(sealed_table(result.sealed))
@@ -73,6 +76,12 @@ def show_result(result: Result) -> None:
     sealed = result_values(result.sealed) if result.sealed else None
     console.print(sealed_sentence(sealed, is_found=result.is_found), soft_wrap=True)
     if result.is_found:
-        console.print(f"Serve it:  drpo-proxy --bundle {result.bundle}", soft_wrap=True)
+        console.print(f"Serve it:  {_serve_command(result.bundle, task)}", soft_wrap=True)
     else:
         console.print(f"It was written all the same:  {result.bundle}", soft_wrap=True)
+
+
+def _serve_command(bundle: Path, task: ModelTable) -> str:
+    """Return the command that serves a bundle. If a drpo-proxy serves the task model, its backends are not known."""
+    _, variant = split_model_name(task.model, ())
+    return shlex.join(["drpo-proxy", *([] if variant else ["--backend", task.base_url]), "--bundle", str(bundle)])

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
+from shlex import quote
 from typing import Any, Final
 
 from index.bundle.bundle import read_bundle
@@ -42,7 +43,8 @@ def ship(options: argparse.Namespace, config: RunConfig) -> Sequence[str]:
     check_output_directory(options.out)
     events = read_journal(options.run)
     if not any(event.get("note") == "bundle" for event in events):
-        raise JournalError(f"{options.run}: the run has written no bundle yet: end it with  drpo-optimizer resume")
+        command = f"drpo-optimizer resume {quote(str(options.run))}"
+        raise JournalError(f"{options.run}: the run has written no bundle yet: end it with  {command}")
     directory = options.bundle or options.run / BUNDLE
     bundle = read_bundle(directory)
     if options.out.name != bundle.manifest.name:

@@ -11,8 +11,8 @@ import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import Field, fields, replace
 from typing import Any, Final
-from urllib.parse import urlsplit
 
+from index.store_address import has_password
 from proxy.core.addresses import check_port, is_loopback, server_root, split_address, web_origin
 from proxy.core.errors import StartupError
 from proxy.core.settings import (
@@ -134,8 +134,7 @@ def refuse_password(store: str | None) -> None:
 
     Other users of the machine can read the flags of a process, and shells save command lines in their history.
     """
-    url = urlsplit(store or "") if "://" in (store or "") else None
-    if url is not None and (url.password or "password=" in url.query):
+    if has_password(store or ""):
         raise StartupError(
             f"--store: other users can read a password in a flag. Give the URL in the variable {variable('store')}, "
             "or give the password in the variable PGPASSWORD or in a file (PGPASSFILE)."

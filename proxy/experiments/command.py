@@ -13,6 +13,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
+from shlex import quote
 from typing import Final
 
 import orjson
@@ -28,6 +29,7 @@ from proxy.core.key_file import read_key
 from proxy.core.settings import EMBEDDED, default_store, flag, variable
 from proxy.core.settings_reader import read_list, read_variable, refuse_password
 from proxy.experiments.analysis.advice import WAYS_TO_END
+from proxy.experiments.analysis.operator_commands import OperatorCommands, store_flag
 from proxy.experiments.analysis.report_builder import report_of
 from proxy.experiments.config import ExperimentFile, read_experiment, read_experiments
 from proxy.experiments.console_report import print_report
@@ -116,7 +118,7 @@ def _check(options: argparse.Namespace, dsn: StoreDsn, output: Console) -> int:
     files = read_experiments(options.files)
     for file in files:
         output.print(_arms_table(file.experiment))
-        for line in _scope_lines(file):
+        for line in _scope_lines(file, _commands(file.path, options)):
             output.print(line, markup=False, soft_wrap=True)
     output.print(_describe_store(dsn), markup=False, soft_wrap=True)
     warnings = _warnings(files, options)
@@ -161,7 +163,12 @@ def _arms_table(experiment: Experiment) -> Table:
     return table
 
 
-def _scope_lines(file: ExperimentFile) -> list[str]:
+def _commands(file: Path, options: argparse.Namespace) -> OperatorCommands:
+    """Return commands with the flags of this command. The variables of the environment go on being set."""
+    return OperatorCommands(quote(str(file)), store_flag(options.store))
+
+
+def _scope_lines(file: ExperimentFile, commands: OperatorCommands) -> list[str]:
     """Return lines of text that describe who takes part, when the experiment runs, its guardrails, and its judge."""
     experiment = file.experiment
     models = ", ".join(sorted(experiment.models)) or "all models"
@@ -169,7 +176,7 @@ def _scope_lines(file: ExperimentFile) -> list[str]:
     low, high = experiment.slots
     layer = f", {low:g} to {high:g} of the layer {experiment.layer}" if experiment.layer else ""
     lines = [f"  Who: {experiment.share:.0%} of units, {models}, {keys}{layer}."]
-    lines.append(f"  When: {_times(experiment)}.")
+    lines.append(f"  When: {_times(experiment, commands)}.")
     for guardrail in experiment.guardrails:
         consequence = "and stops it" if guardrail.stop else "and warns"
         metric = guardrail.metric
@@ -185,11 +192,11 @@ def _scope_lines(file: ExperimentFile) -> list[str]:
     return lines
 
 
-def _times(experiment: Experiment) -> str:
+def _times(experiment: Experiment, commands: OperatorCommands) -> str:
     start = "now on" if math.isinf(experiment.start) else _format_time(experiment.start)
     if math.isfinite(experiment.end):
         return f"from {start} to {_format_time(experiment.end)}"
-    stop = f"`drpo-proxy experiment stop {experiment.name}` gives {experiment.control} to all users"
+    stop = f"{commands.stop(experiment.name)} gives {experiment.control} to all users"
     return f"from {start}, until you {WAYS_TO_END}; {stop}"
 
 
@@ -198,13 +205,15 @@ def _format_time(seconds: float) -> str:
 
 
 def _report(options: argparse.Namespace, dsn: StoreDsn, output: Console) -> int:
-    experiment = read_experiment(Path(options.file)).experiment
+    experiment, commands = read_experiment(Path(options.file)).experiment, _commands(Path(options.file), options)
     outcomes = outcomes_of(dsn)
     if options.json:
-        output.file.write(orjson.dumps(full_report(experiment, outcomes), option=orjson.OPT_INDENT_2).decode() + "\n")
+        output.file.write(
+            orjson.dumps(full_report(experiment, outcomes, commands), option=orjson.OPT_INDENT_2).decode() + "\n"
+        )
         return 0
     with output.status(Text(f"Reading {experiment.name} from {dsn.name}")):
-        report = report_of(experiment, outcomes)
+        report = report_of(experiment, outcomes, commands)
     print_report(experiment.name, report, output)
     if not report.units:
         read = f"Read from {dsn.name}, which has no units of {experiment.name}."

@@ -75,11 +75,13 @@ class ExperimentFile:
         experiment: The experiment that the file defines.
         judge: The limits of the shadow judge. None if the file has no table [judge].
         lower_is_better: The metrics of feedback for which lower values are better.
+        path: The path of the file.
     """
 
     experiment: Experiment
     judge: JudgeSettings | None = None
     lower_is_better: tuple[str, ...] = ()
+    path: Path = Path()
 
 
 def read_experiments(paths: Sequence[str]) -> tuple[ExperimentFile, ...]:
@@ -148,7 +150,7 @@ def _experiment_file(table: Mapping[str, Any], path: Path) -> ExperimentFile:
         adaptive=cast("Adaptive", fields.choice("adaptive", get_args(Adaptive))) if "adaptive" in fields else None,
         planned_units=fields.integer("planned_units", 100, int(_MAX_NUMBER)) if "planned_units" in fields else 2000,
     )
-    return ExperimentFile(experiment, _judge_settings(table, path), tuple(lower))
+    return ExperimentFile(experiment, _judge_settings(table, path), tuple(lower), path)
 
 
 def _arms(value: object, path: Path, models: Sequence[str]) -> tuple[Arm, ...]:

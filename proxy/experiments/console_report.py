@@ -22,7 +22,8 @@ _MIN_WIDE_COLUMNS: Final = 110  # minimum width of the terminal, in characters, 
 def print_report(name: str, report: Report, output: Console) -> None:
     """Print the verdict, the advice, the sizes of the arms, the comparisons and the guardrails."""
     output.print(report.verdict.sentence, style=_COLOURS.get(report.verdict.decision, "bold"), markup=False)
-    output.print(f"What to do: {report.verdict.advice.sentence}", markup=False)
+    advice = report.verdict.advice.sentence
+    output.print(f"What to do: {advice}", markup=False, soft_wrap="`" in advice)  # a command stays whole, to be copied
     output.print(_arm_sizes(report), style="dim", markup=False)
     if report.comparisons:
         output.print(_comparison_table(name, report, wide=output.width >= _MIN_WIDE_COLUMNS))

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from proxy.core.errors import UnknownExperimentError
 from proxy.core.settings import ExperimentSettings
+from proxy.experiments.analysis.operator_commands import OperatorCommands
 from proxy.experiments.analysis.report_builder import propose_allocation, report_as_json
 from proxy.experiments.automatic_metrics import AUTOMATIC_METRICS
 from proxy.experiments.config import read_experiments
@@ -27,16 +28,18 @@ class Dashboard:
     """The experiments whose files the settings name. The files are read at the start and by each call of `refresh`."""
 
     def __init__(self, settings: ExperimentSettings) -> None:
-        self._paths = settings.experiment
+        self._paths, self._store = settings.experiment, settings.store
         self._dsn = dsn_of(settings.store) if settings.store else None
         self._outcomes = StoredOutcomes(self._dsn) if self._dsn else None
         self._experiments: Mapping[str, Experiment] = {}
+        self._files: Mapping[str, str] = {}
         self.refresh()
 
     def refresh(self) -> None:
         """Read the experiment files again. Raises StartupError if a file is invalid."""
         files = read_experiments(self._paths)
         self._experiments = {file.experiment.name: file.experiment for file in files}
+        self._files = {file.experiment.name: str(file.path.absolute()) for file in files}
 
     def listing(self) -> list[Mapping[str, Any]]:
         """Return a summary of each experiment, with its state and its number of units by arm.
@@ -57,7 +60,8 @@ class Dashboard:
             NoStatisticsError: The extra `experiments` is not installed.
         """
         experiment = self._experiment(name)
-        return full_report(experiment, self._outcomes) if self._outcomes else {}
+        commands = OperatorCommands.for_server(self._files[name], self._store)
+        return full_report(experiment, self._outcomes, commands) if self._outcomes else {}
 
     def feedback(self, name: str) -> Mapping[str, Any]:
         """Return what users say about the latest requests: the JSON of GET /experiments/{name}/feedback.
@@ -124,15 +128,17 @@ def _has_automatic_decisions(experiment: Experiment) -> bool:
     return experiment.adaptive is not None or any(guardrail.stop for guardrail in experiment.guardrails)
 
 
-def full_report(experiment: Experiment, outcomes: Outcomes) -> dict[str, Any]:
+def full_report(experiment: Experiment, outcomes: Outcomes, commands: OperatorCommands) -> dict[str, Any]:
     """Return the JSON of GET /experiments/{name} and of `experiment report --json`.
+
+    `commands` are those that the advice names.
 
     Raises:
         StoreError: The outcomes cannot be read.
         NoStatisticsError: The extra `experiments` is not installed.
     """
     allocation = outcomes.allocations().get(experiment.name)
-    return {**_summary(experiment, allocation, outcomes), **report_as_json(experiment, outcomes)}
+    return {**_summary(experiment, allocation, outcomes), **report_as_json(experiment, outcomes, commands)}
 
 
 def _summary(experiment: Experiment, allocation: Allocation | None, outcomes: Outcomes) -> dict[str, Any]:

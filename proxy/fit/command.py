@@ -12,7 +12,7 @@ import uvloop
 from rich.console import Console
 
 from proxy.core.errors import StartupError
-from proxy.core.settings import Settings, setting_groups
+from proxy.core.settings import BackendSettings, Settings, flag, setting_groups
 from proxy.core.settings_reader import build_settings, read_flags
 from proxy.fit.arms import BASELINE_NAMES
 from proxy.fit.client import Answer
@@ -118,7 +118,17 @@ def _parse(arguments: Sequence[str], environment: Mapping[str, str]) -> tuple[Se
     settings = build_settings(values, environment)
     questions = mixed(read_questions(Path(given.questions) if given.questions else SHIPPED), given.limit)
     wanted = _Output(given.json, Path(given.answers) if given.answers else None)
-    return settings, FitOptions(questions, given.concurrency, given.baseline), wanted
+    flags = tuple(_backend_flags(given))
+    return settings, FitOptions(questions, given.concurrency, given.baseline, backend_flags=flags), wanted
+
+
+def _backend_flags(given: argparse.Namespace) -> Iterator[str]:
+    """Yield the flags of the backends that the user gave, and their values."""
+    for setting in fields(BackendSettings):
+        value = getattr(given, setting.name)
+        for one in value if isinstance(value, list) else [value]:
+            if one is not None:
+                yield from (flag(setting.name), str(one))
 
 
 def _add_flags(parser: argparse.ArgumentParser) -> None:

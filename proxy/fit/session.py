@@ -64,12 +64,14 @@ class FitOptions:
         concurrency: The maximum number of requests at the same time.
         baseline: `raw`, `raw-matched`, or the argument of a bundle.
         pauses: Seconds before each further attempt to ask a question that a server failed to answer.
+        backend_flags: The flags of the backends as the user gave them, for a command that an error names.
     """
 
     questions: tuple[Question, ...]
     concurrency: int
     baseline: str
     pauses: Sequence[float] = PAUSES
+    backend_flags: tuple[str, ...] = ()
 
 
 async def measure_fit(settings: Settings, options: FitOptions, messages: Console) -> FitResult:
@@ -96,7 +98,7 @@ async def measure_fit(settings: Settings, options: FitOptions, messages: Console
         AsyncExitStack() as stack,
     ):
         await wait_for_kinds(gateway.pool, report)
-        _refuse_silent_backends(gateway.pool, settings.backends.backend)
+        _refuse_silent_backends(gateway.pool, options.backend_flags)
         model = gateway.pool.models[choose_model(flags, made_for, gateway.pool.models)]
         with messages.status("Loading bundles"):
             loaded = await asyncio.to_thread(load_for_model, flags, model, injection)
@@ -131,12 +133,12 @@ def _refuse_silent_backends(pool: Pool, given: Sequence[str]) -> None:
 
     Args:
         pool: The backends.
-        given: The values of --backend.
+        given: The flags of the backends as the user gave them.
     """
     if not pool.models:
         problems = " ".join(f"{one.url}: {one.problem.rstrip('.')}." for one in pool.backends)
-        flags = " ".join(f"--backend {shlex.quote(url)}" for url in given)
-        raise StartupError(f"There is no model to measure. {problems} Run `drpo-proxy check {flags}` to try again.")
+        command = shlex.join(["drpo-proxy", "check", *given])
+        raise StartupError(f"There is no model to measure. {problems} Run `{command}` to try again.")
 
 
 @asynccontextmanager

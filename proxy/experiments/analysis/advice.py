@@ -7,6 +7,7 @@ from typing import Final
 
 from proxy.core.variant_names import RAW, RAW_MATCHED
 from proxy.experiments.analysis.conclusion import Advice
+from proxy.experiments.analysis.operator_commands import OperatorCommands
 from proxy.experiments.analysis.report import Comparison, Interval, Target
 from proxy.experiments.analysis.rounding import two_digits
 from proxy.experiments.definition import Arm, Experiment
@@ -31,11 +32,11 @@ def _largest(interval: Interval) -> float:
     return max(abs(interval.low), abs(interval.high))
 
 
-def advice_without_units(experiment: str) -> Advice:
+def advice_without_units(experiment: str, commands: OperatorCommands) -> Advice:
     """Return the advice for an experiment in which no unit takes part."""
     return Advice(
         "wait",
-        f"Units come with the requests that take part. `drpo-proxy experiment check FILE` says which do. If there were "
+        f"Units come with the requests that take part. {commands.check} says which do. If there were "
         f"such requests, look for warnings about {experiment} on the operator page or at the server's start.",
     )
 
@@ -143,25 +144,21 @@ def _without_experiment(arm: Arm) -> str:
     return "Keep `--bundle`: without an experiment, all users get the server's bundle."
 
 
-def advice_when_worse(one: Comparison, experiment: str, arms: int) -> Advice:
+def advice_when_worse(one: Comparison, experiment: str, arms: int, commands: OperatorCommands) -> Advice:
     """Return the advice for an arm that is certainly worse than the control. `arms` is the number of compared arms."""
     if is_small(one):
         return _choosing(f"The difference is certain, but smaller than {_threshold()} of {one.control}'s mean")
     if arms > 1:
         return Advice("reject", f"Give {one.arm} the weight 0 in the experiment's file, and reload. The others go on.")
-    return Advice(
-        "reject",
-        f"Stop the experiment: `drpo-proxy experiment stop {experiment} --store PLACE`, with the server's --store, "
-        f"gives {one.control} to all users.",
-    )
+    return Advice("reject", f"Stop the experiment: {commands.stop(experiment)} gives {one.control} to all users.")
 
 
-def advice_after_stop(given: Advice, experiment: Experiment) -> Advice:
+def advice_after_stop(given: Advice, experiment: Experiment, commands: OperatorCommands) -> Advice:
     """Return the advice for a stopped experiment, in place of the advice `given` for a running one."""
     stopped = f"The experiment is stopped: all users get {experiment.control}."
     if given.action in ("adopt", "choose", "check"):
         return replace(given, sentence=f"{stopped} {given.sentence}")
-    release = f"`drpo-proxy experiment release {experiment.name} --store PLACE` lets it run again"
+    release = f"{commands.release(experiment.name)} lets it run again"
     return Advice(given.action, f"{stopped} {release}. To end it for good, {WAYS_TO_END}.")
 
 

@@ -22,6 +22,7 @@ from proxy.experiments.analysis.estimators import (
     estimate_log_ratio,
     moments,
 )
+from proxy.experiments.analysis.operator_commands import OperatorCommands
 from proxy.experiments.analysis.report import (
     ArmMean,
     Comparison,
@@ -65,6 +66,7 @@ def analyse(
     weights: Mapping[str, float] | None = None,
     *,
     stopped: bool = False,
+    commands: OperatorCommands | None = None,
 ) -> Report:
     """Compute the report of an experiment.
 
@@ -73,6 +75,7 @@ def analyse(
         units: The units of the experiment, in any order.
         weights: Adaptive weights by arm, which replace the weights of the file. None if the file's weights apply.
         stopped: Whether the experiment was stopped. The advice of the verdict is then for a stopped experiment.
+        commands: The commands that advice names. None for commands with placeholders.
     """
     names = {metric.name for metric in experiment.all_metrics}
     samples = collect_samples(units, [arm.name for arm in experiment.arms], sorted(names))
@@ -81,7 +84,8 @@ def analyse(
     comparisons = conclude(analysis.comparisons())
     ratio, guardrails = sample_ratio(samples, adaptive=adaptive), analysis.guardrails()
     rate = units_per_day(samples)
-    evidence = Evidence(experiment, len(samples), rate, ratio, comparisons, guardrails, LEVEL, BURN_IN, stopped)
+    known = commands or OperatorCommands()
+    evidence = Evidence(experiment, len(samples), rate, ratio, comparisons, guardrails, LEVEL, BURN_IN, stopped, known)
     return Report(
         units=len(samples),
         first_seen=float(samples.times[0]) if len(samples) else None,

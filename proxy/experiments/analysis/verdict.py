@@ -1,11 +1,12 @@
 """Builds the verdict of a report: a decision, its text for people, and advice. It does not depend on arrays or SQL."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from proxy.experiments.analysis import advice
 from proxy.experiments.analysis.conclusion import Advice, Decision, Verdict
 from proxy.experiments.analysis.headline import side
+from proxy.experiments.analysis.operator_commands import OperatorCommands
 from proxy.experiments.analysis.report import Comparison, GuardrailResult, SampleRatio
 from proxy.experiments.definition import Experiment
 
@@ -24,6 +25,7 @@ class Evidence:
         level: Significance level.
         burn_in: Effective sample size that each arm needs for a comparison to be ready.
         stopped: Whether the experiment was stopped. The advice is then for a stopped experiment.
+        commands: The commands that advice names.
     """
 
     experiment: Experiment
@@ -35,6 +37,7 @@ class Evidence:
     level: float
     burn_in: int
     stopped: bool = False
+    commands: OperatorCommands = field(default_factory=OperatorCommands)
 
     @property
     def primary(self) -> list[Comparison]:
@@ -59,13 +62,14 @@ def verdict_of(evidence: Evidence) -> Verdict:
     found = _running_verdict(evidence)
     if not evidence.stopped:
         return found
-    return replace(found, advice=advice.advice_after_stop(found.advice, evidence.experiment))
+    return replace(found, advice=advice.advice_after_stop(found.advice, evidence.experiment, evidence.commands))
 
 
 def _running_verdict(evidence: Evidence) -> Verdict:
     """Return the verdict with the advice for an experiment that runs."""
     if not evidence.units:
-        return _plain("waiting", "No unit takes part yet.", advice.advice_without_units(evidence.experiment.name))
+        waiting = advice.advice_without_units(evidence.experiment.name, evidence.commands)
+        return _plain("waiting", "No unit takes part yet.", waiting)
     if evidence.ratio.blocks:
         return _plain("blocked", _mismatch_sentence(evidence.ratio), advice.MISMATCH_ADVICE)
     if breached := next((one for one in evidence.guardrails if one.breached and one.stops), None):
@@ -98,7 +102,8 @@ def _certain_verdict(one: Comparison, evidence: Evidence) -> Verdict:
     is_better = _improvement(one) > 0
     sentence = f"{one.arm} is {'better' if is_better else 'worse'} than {one.control}: {_difference_clause(one)}."
     if not is_better:
-        rejecting = advice.advice_when_worse(one, evidence.experiment.name, len(evidence.primary))
+        arms = len(evidence.primary)
+        rejecting = advice.advice_when_worse(one, evidence.experiment.name, arms, evidence.commands)
         return Verdict("worse", one.arm, sentence, one.headline, rejecting)
     has_breach = any(each.breached for each in evidence.guardrails if each.arm == one.arm)
     adopting = advice.advice_when_better(one, evidence.experiment.arm(one.arm), has_breach=has_breach)

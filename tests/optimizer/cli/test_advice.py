@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 
 from optimizer.__main__ import main
+from optimizer.cli.run_command import show_result
+from optimizer.core.model_tables import ModelTable
+from optimizer.stages.run import Result
 from tests.optimizer.scripted_models import open_scripted_models, write_run
 
 SHORT: Mapping[str, Any] = {"search": {"actions": 2, "depth": 1, "first": 4, "queries": 8}, "tune": {"k": []}}
@@ -83,3 +86,15 @@ async def test_resume_says_that_run_toml_has_changed(
         assert str(named) in lines[0]
         assert str(tmp_path / "out" / "run.toml") in lines[0]
         assert "--out" in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("model", "command"),
+    [
+        ("m", "drpo-proxy --backend http://h:1/v1 --bundle 'a run/bundle'"),
+        ("m@raw", "drpo-proxy --bundle 'a run/bundle'"),
+    ],
+)
+def test_result_says_how_to_serve_the_bundle(model: str, command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    show_result(Result(Path("a run/bundle"), None, is_found=True, spent_out=False), ModelTable("http://h:1/v1", model))
+    assert f"Serve it:  {command}\n" in capsys.readouterr().out

@@ -106,11 +106,11 @@ async def test_ship_refuses_what_does_not_belong_together(tmp_path: Path, capsys
 async def test_ship_refuses_a_run_that_has_written_no_bundle(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = await finished_run(tmp_path / "run")
+    run = await finished_run(tmp_path / "a run")
     events = (run / "events.jsonl").read_bytes().splitlines(keepends=True)
     (run / "events.jsonl").write_bytes(b"".join(line for line in events if b'"note":"bundle"' not in line))
     assert await ship(run, "--out", tmp_path / "scripted") == 1
-    assert "the run has written no bundle yet" in capsys.readouterr().err
+    assert f"has written no bundle yet: end it with  drpo-optimizer resume '{run}'" in capsys.readouterr().err
     assert await ship(tmp_path, "--out", tmp_path / "scripted") == 1
     assert "holds no run" in capsys.readouterr().err
 

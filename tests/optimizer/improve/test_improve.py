@@ -62,7 +62,7 @@ async def test_feedback_becomes_a_better_bundle_and_an_experiment_that_the_proxy
         assert "The new bundle is better than the current bundle" in page
         assert "prompt\n" in page
         assert f"planned_units = {experiment.planned_units}" in page
-        assert "drpo-proxy experiment report" in capsys.readouterr().out
+        assert f"drpo-proxy experiment report {out}/experiment.toml --store {store}" in capsys.readouterr().out
         before, requests = contents(out), len(models.requests)
         assert await improve(*flags) == 0
         assert contents(out) == before, "a finished step is not repeated"

@@ -98,6 +98,12 @@ async def test_a_wrong_key_stops_after_the_first_questions() -> None:
         (["fit", "--baseline", "nowhere"], {}, 1, "there is no directory nowhere, and no bundle of drpo has"),
         (["fit", "--kind", "x"], {}, 1, "--kind x: expected MODEL=chat or MODEL=completion."),
         (["fit"], {"DRPO_BACKEND": "http://127.0.0.1:9"}, 1, "no model to measure. http://127.0.0.1:9: "),
+        (
+            ["fit", "--backend", "http://127.0.0.1:9", "--kind", "m=chat", "--limit", "1"],
+            {},
+            1,
+            "Run `drpo-proxy check --backend http://127.0.0.1:9 --kind m=chat` to try again.",
+        ),
         (["--backend", "embedded", "fit"], {}, 2, "Write fit before all flags"),
     ],
 )
