@@ -136,8 +136,8 @@ async def feedback(request: web.Request) -> web.Response:
     limits = replace(gateway.admission.limits, max_body_bytes=MAX_BODY_BYTES)
     body = parse_json(request, await read_body(request, limits), orjson.loads)
     one = parse_feedback(body, time.time(), gateway.experiments.rated_metrics)
-    await gateway.experiments.recorder.save_feedback(one)
-    return json_response({"object": "feedback", "kept": True})
+    matched = await gateway.experiments.recorder.save_feedback(one)
+    return json_response({"object": "feedback", "kept": True, "matched": matched})
 
 
 async def list_models(request: web.Request) -> web.Response:

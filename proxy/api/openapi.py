@@ -92,8 +92,12 @@ _FEEDBACK: Final[Schema] = {
 }
 _FEEDBACK_STORED: Final[Schema] = {
     "type": "object",
-    "required": ["object", "kept"],
-    "properties": {"object": {"const": "feedback"}, "kept": {"const": True}},
+    "required": ["object", "kept", "matched"],
+    "properties": {
+        "object": {"const": "feedback"},
+        "kept": {"const": True},
+        "matched": {"type": "boolean", "description": "Whether a recorded request has this id."},
+    },
 }
 _NOT_STORED: Final = "The feedback cannot be stored now. See Retry-After."
 _PROXY_ERRORS: Final[Mapping[int, str]] = {

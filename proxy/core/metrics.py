@@ -133,7 +133,7 @@ def create_metrics() -> Metrics:
             "drpo_experiment_requests", "Requests, by experiment and arm.", registry, ("experiment", "arm")
         ),
         exposures=_counter("drpo_exposures", "Exposures, by whether they were stored.", registry, ("result",)),
-        feedback=_counter("drpo_feedback", "Feedback, by whether it was stored.", registry, ("result",)),
+        feedback=_counter("drpo_feedback", "Feedback by result (see docs/api.md).", registry, ("result",)),
         judgements=_counter("drpo_judgements", "Answers offered to the shadow judge.", registry, ("result",)),
         store_up=_least("drpo_store_up", "1 if every worker can store exposures and feedback, else 0.", registry),
     )

@@ -12,7 +12,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from threading import Event, Thread
 from typing import Any, Final, Self
 
@@ -21,12 +21,14 @@ from proxy.core.log import log_failure, log_warning
 from proxy.core.metrics import Metrics
 from proxy.experiments.records import Allocation, Content, Exposure, Feedback, Judgement
 from proxy.experiments.store.dsn import StoreDsn
-from proxy.experiments.store.store import Batch, Store
+from proxy.experiments.store.pending_batch import PendingBatch, PendingFeedback
+from proxy.experiments.store.store import Store
 
 MAX_QUEUED_EXPOSURES: Final = 10_000  # also the maximum number of queued judgements
 MAX_QUEUED_CONTENTS: Final = 500
 MAX_QUEUED_FEEDBACK: Final = 2_000
 WRITE_INTERVAL: Final = 0.2  # seconds between batches of exposures; feedback is written at once
+_LOOK_AGAIN_PAUSE: Final = 2.5 * WRITE_INTERVAL  # seconds: other processes have then written what they had queued
 _MAX_BATCH: Final = 1_000  # maximum number of rows of each kind in one transaction: exposures, judgements, feedback
 _COMMIT_TIMEOUT: Final = 3.0  # seconds that a request with feedback waits for the commit
 _MIN_RETRY_PAUSE: Final = 0.1  # seconds before the first retry after a failure; each further failure doubles the pause
@@ -35,34 +37,6 @@ _ALLOCATION_INTERVAL: Final = 2.0  # seconds between reads of the decisions abou
 _RETENTION_INTERVAL: Final = 3600.0  # seconds between deletions of old rows
 _SURPLUS_INTERVAL: Final = 60.0  # seconds between deletions of requests in no experiment
 _SHUTDOWN_TIMEOUT: Final = 3.0  # seconds to write the queued rows when the recorder closes
-
-
-@dataclass(frozen=True, slots=True)
-class _PendingFeedback:
-    """Feedback that is not committed yet.
-
-    Attributes:
-        feedback: The feedback.
-        committed: The future for which the request that sent the feedback waits. It ends with the commit or an error.
-    """
-
-    feedback: Feedback
-    committed: "asyncio.Future[None]" = field(repr=False)
-
-
-@dataclass(slots=True)
-class _PendingBatch:
-    """The rows that one transaction writes. Each feedback has the future for which its request waits."""
-
-    exposures: list[Exposure]
-    contents: list[Content]
-    judgements: list[Judgement]
-    feedback: list[_PendingFeedback]
-
-    @property
-    def batch(self) -> Batch:
-        feedback = [pending.feedback for pending in self.feedback]
-        return Batch(self.exposures, self.contents, self.judgements, feedback)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +74,7 @@ class Recorder:
         self._exposures: deque[Exposure] = deque()
         self._contents: deque[Content] = deque()
         self._judgements: deque[Judgement] = deque()
-        self._feedback: deque[_PendingFeedback] = deque()
+        self._feedback: deque[PendingFeedback] = deque()
         self._wake = Event()
         self._closing = False
         self._down_until = 0.0
@@ -143,23 +117,35 @@ class Recorder:
         if len(self._judgements) < MAX_QUEUED_EXPOSURES:
             self._judgements.append(judgement)
 
-    async def save_feedback(self, feedback: Feedback) -> None:
+    async def save_feedback(self, feedback: Feedback) -> bool:
         """Queue feedback and wait for its commit.
+
+        Returns:
+            Whether the store has a request with the id that the feedback names. If it has none, the method looks again
+            after a pause, in which other processes write their requests. The feedback is kept in both cases.
 
         Raises:
             StoreDownError: The queue is full, the store failed, or the commit was not confirmed within _COMMIT_TIMEOUT.
         """
+        matched = await self._commit(feedback)
+        if not matched:
+            await asyncio.sleep(_LOOK_AGAIN_PAUSE)
+            matched = await self._commit(feedback)  # the same row again, which changes nothing in the store
+        self._metrics.feedback.labels("kept" if matched else "unmatched").inc()
+        return matched
+
+    async def _commit(self, feedback: Feedback) -> bool:
+        """Queue feedback and wait for its commit. Return whether the store has a request with its id now."""
         if len(self._feedback) >= MAX_QUEUED_FEEDBACK or time.monotonic() < self._down_until:
             raise _store_down(self._metrics)
-        committed = self._loop.create_future()
-        self._feedback.append(_PendingFeedback(feedback, committed))
+        committed: asyncio.Future[bool] = self._loop.create_future()
+        self._feedback.append(PendingFeedback(feedback, committed))
         self._wake.set()
         try:
             async with asyncio.timeout(_COMMIT_TIMEOUT):
-                await committed
+                return await committed
         except (TimeoutError, StoreError) as error:
             raise _store_down(self._metrics) from error
-        self._metrics.feedback.labels("kept").inc()
 
     def _run(self) -> None:
         """Write queued rows until the recorder closes. This is the main function of the thread."""
@@ -202,7 +188,7 @@ class Recorder:
                 if len(pending.exposures) < _MAX_BATCH and not self._feedback:
                     return
 
-    def _next_batch(self) -> _PendingBatch:
+    def _next_batch(self) -> PendingBatch:
         """Remove and return the oldest rows of each queue, at most _MAX_BATCH of each kind.
 
         The contents of the exposures are always in the same batch.
@@ -212,13 +198,15 @@ class Recorder:
         contents = []
         while self._contents and self._contents[0].exposure in ids:
             contents.append(self._contents.popleft())
-        return _PendingBatch(exposures, contents, _pop(self._judgements), _pop(self._feedback))
+        return PendingBatch(exposures, contents, _pop(self._judgements), _pop(self._feedback))
 
-    def _write(self, pending: _PendingBatch) -> None:
+    def _write(self, pending: PendingBatch) -> None:
         if self._store is None:
             self._store = Store(self._dsn)
         if pending.exposures or pending.feedback or pending.judgements:
             self._store.write(pending.batch)
+        if pending.feedback:
+            pending.recorded = self._store.recorded({one.feedback.subject for one in pending.feedback})
         now = time.monotonic()
         if now >= self._next_allocation_read:
             self.allocations = self._store.allocations()
@@ -236,18 +224,18 @@ class Recorder:
             deleted = store.delete_surplus(kept.requests)
             self._next_surplus_deletion = now if deleted else now + _SURPLUS_INTERVAL
 
-    def _confirm(self, pending: _PendingBatch) -> None:
+    def _confirm(self, pending: PendingBatch) -> None:
         self._retry_pause = _MIN_RETRY_PAUSE
         self._metrics.exposures.labels("kept").inc(len(pending.exposures))
-        self._notify_senders(pending.feedback, None)
+        self._notify_senders(pending, None)
 
-    def _requeue(self, pending: _PendingBatch, error: Exception) -> None:
+    def _requeue(self, pending: PendingBatch, error: Exception) -> None:
         """Return a batch to the queues after the store failed, and close the connection.
 
         Feedback does not return to the queue: the clients that sent it get an error and may send it again.
         """
         self._down_until = time.monotonic() + self._retry_pause
-        self._notify_senders(pending.feedback, StoreError(str(error)))
+        self._notify_senders(pending, StoreError(str(error)))
         self._exposures.extendleft(reversed(pending.exposures))
         self._contents.extendleft(reversed(pending.contents))
         self._judgements.extendleft(reversed(pending.judgements))
@@ -259,29 +247,19 @@ class Recorder:
             self._store.close()
             self._store = None
 
-    def _discard(self, pending: _PendingBatch, error: StoreRefusedError) -> None:
+    def _discard(self, pending: PendingBatch, error: StoreRefusedError) -> None:
         """Drop a batch that contains a row which the store rejected, since the store would reject the batch again.
 
         The dropped exposures are counted. The clients that sent the feedback of the batch get an error.
         """
         log_failure("defect", error, exposures=len(pending.exposures), feedback=len(pending.feedback))
         self._metrics.exposures.labels("dropped").inc(len(pending.exposures))
-        self._notify_senders(pending.feedback, error)
+        self._notify_senders(pending, error)
 
-    def _notify_senders(self, feedback: Sequence[_PendingFeedback], error: StoreError | None) -> None:
+    def _notify_senders(self, pending: PendingBatch, error: StoreError | None) -> None:
         """Let the event loop complete the futures of the feedback, all in one call. The writing thread calls this."""
-        if feedback and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(_complete, feedback, error)
-
-
-def _complete(feedback: Sequence[_PendingFeedback], error: StoreError | None) -> None:
-    for pending in feedback:
-        if pending.committed.done():
-            continue
-        if error is None:
-            pending.committed.set_result(None)
-        else:
-            pending.committed.set_exception(error)
+        if pending.feedback and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(pending.complete, error)
 
 
 def _pop(queue: "deque[Any]") -> list[Any]:

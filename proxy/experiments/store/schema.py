@@ -31,6 +31,8 @@ SCHEMA: Final = (
     "CREATE INDEX IF NOT EXISTS exposures_by_unit ON exposures (unit, time)",
     "CREATE INDEX IF NOT EXISTS exposures_by_experiment ON exposures (experiment, time)",
     "CREATE INDEX IF NOT EXISTS exposures_by_time ON exposures (time)",
+    "CREATE INDEX IF NOT EXISTS exposures_by_request ON exposures (request_id)",
+    "CREATE INDEX IF NOT EXISTS exposures_by_completion ON exposures (completion_id)",
     """CREATE TABLE IF NOT EXISTS feedback (
         subject TEXT NOT NULL, metric TEXT NOT NULL, value {real}, comment TEXT, time {real} NOT NULL,
         PRIMARY KEY (subject, metric))""",
@@ -75,6 +77,17 @@ SELECT_ABOUT: Final = "SELECT value FROM about WHERE name = ?"
 INSERT_EXPOSURE: Final = (
     f"INSERT INTO exposures ({', '.join(EXPOSURE_COLUMNS)}) VALUES ({_PLACEHOLDERS}) ON CONFLICT DO NOTHING"  # noqa: S608
 )
+
+
+def select_recorded(count: int) -> str:
+    """Return the query of those of `count` ids that are the request id or the completion id of an exposure."""
+    ids = ", ".join("?" * count)
+    return (
+        f"SELECT request_id FROM exposures WHERE request_id IN ({ids}) "  # noqa: S608
+        f"UNION SELECT completion_id FROM exposures WHERE completion_id IN ({ids})"
+    )
+
+
 INSERT_CONTENT: Final = (
     "INSERT INTO contents (exposure, asked, answered, time) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING"
 )

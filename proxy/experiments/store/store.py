@@ -7,7 +7,7 @@ digest in one store cannot be compared with a digest in another store.
 """
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from operator import attrgetter
@@ -39,9 +39,11 @@ from proxy.experiments.store.schema import (
     SELECT_ALLOCATIONS,
     SELECT_SURPLUS,
     add_missing_columns,
+    select_recorded,
 )
 
 _UNIT_BYTES: Final = 16
+_MAX_IDS: Final = 400  # ids in one query, which has each id twice; every build of SQLite accepts 999 values
 _CONVERSATION_BYTES: Final = 8  # short, since a conversation is only compared with conversations of the same unit
 
 
@@ -102,6 +104,15 @@ class Store:
             ):
                 if rows:
                     session.execute_many(statement, rows)
+
+    def recorded(self, subjects: Collection[str]) -> frozenset[str]:
+        """Return those ids that are the request id or the completion id of a stored exposure."""
+        ids, found = sorted(subjects), set[str]()
+        with self._session.reading() as session:
+            for begin in range(0, len(ids), _MAX_IDS):
+                asked = ids[begin : begin + _MAX_IDS]
+                found |= {str(one) for (one,) in session.rows(select_recorded(len(asked)), (*asked, *asked))}
+        return frozenset(found)
 
     def _row(self, exposure: Exposure) -> Sequence[Any]:
         row = [int(value) if value.__class__ is bool else value for value in _COLUMNS(exposure)]
