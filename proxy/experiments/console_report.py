@@ -61,7 +61,7 @@ def _cells_by_heading(one: Comparison) -> Mapping[str, str]:
         "arm": one.arm,
         "arm against control": (told.means if told else "") or _format_means(one),
         "difference": told.short if told else "",
-        "at any time": (told.short_between if told else "") or "not yet",
+        "at any time": (told.short_between if told else "") or one.missing or "not yet",
         "p": "" if p is None else f"{p:.2g}",
         "one look": told.short_one_look if told else "",
         "units": f"{one.arm_mean.units:,} / {one.control_mean.units:,}",

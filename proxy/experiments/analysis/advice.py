@@ -8,6 +8,7 @@ from typing import Final
 from proxy.core.variant_names import RAW, RAW_MATCHED
 from proxy.experiments.analysis.conclusion import Advice
 from proxy.experiments.analysis.operator_commands import OperatorCommands
+from proxy.experiments.analysis.readiness import MIN_VARIED_UNITS
 from proxy.experiments.analysis.report import Comparison, Interval, Target
 from proxy.experiments.analysis.rounding import two_digits
 from proxy.experiments.definition import Arm, Experiment
@@ -58,9 +59,19 @@ def advice_for_few_units(
         )
     effective = min(arm.effective_units for arm in arms)
     if effective >= burn_in:
-        return Advice("wait", f"Keep collecting. If {metric} seldom varies, choose another first metric.")
+        return _advice_for_rare_values(metric, min(one.varied_units for one in primary), units, units_per_day)
     more = math.ceil((burn_in - effective) / max(effective, 1.0) * units)
     return _collecting("wait", "Keep collecting", more, units_per_day)
+
+
+def _advice_for_rare_values(metric: str, varied: int, units: int, units_per_day: float | None) -> Advice:
+    """Return the advice for a primary metric whose values are nearly all equal."""
+    other = f"If {metric} will stay so rare, choose another first metric."
+    if not varied:
+        return Advice("wait", f"Keep collecting. {other}")
+    more = math.ceil((MIN_VARIED_UNITS - varied) / varied * units)
+    found = _collecting("wait", "Keep collecting", more, units_per_day)
+    return replace(found, sentence=f"{found.sentence} {other}")
 
 
 def advice_when_undecided(one: Comparison, units: int, units_per_day: float | None) -> Advice:

@@ -23,6 +23,7 @@ from proxy.experiments.analysis.estimators import (
     moments,
 )
 from proxy.experiments.analysis.operator_commands import OperatorCommands
+from proxy.experiments.analysis.readiness import BURN_IN, is_ready, missing_units
 from proxy.experiments.analysis.report import (
     ArmMean,
     Comparison,
@@ -42,16 +43,6 @@ from proxy.experiments.definition import Experiment, Guardrail, Metric
 from proxy.experiments.records import UnitOutcomes
 
 LEVEL: Final = 0.05  # the significance level of the tests and of the intervals
-BURN_IN: Final = 100
-"""The effective sample size that an arm and the control each need before their confidence sequence is reported.
-
-The confidence sequence relies on a central limit theorem, which is inaccurate for few units.
-"""
-MIN_VARIED_UNITS: Final = 30
-"""A confidence sequence needs this many units whose value is not the median, in arm and control together.
-
-With fewer such units, as for a rare event, the estimate of the variance is too inaccurate.
-"""
 _MIN_HISTORY_UNITS: Final = 100  # minimum number of units with a history, in arm and control together
 _TARGET_LIFTS: Final = (0.02, 0.05, 0.1, 0.2)  # the report says how many units would show each of these lifts
 _SERIES_POINTS: Final = 60  # maximum number of times at which the report compares the arms
@@ -127,7 +118,7 @@ class MetricEstimates(NamedTuple):
         ratio: Logarithm of arm mean divided by control mean, with this adjustment. None if `difference` is None or a
             mean is not above 0.
         history: The effect of the adjustment on the variance. None if too few units have a history for an adjustment.
-        ready: Whether arm and control have enough units for a confidence sequence (see BURN_IN and MIN_VARIED_UNITS).
+        varied: Number of units whose value is not the median, in arm and control together.
     """
 
     arm: Moments
@@ -135,7 +126,12 @@ class MetricEstimates(NamedTuple):
     difference: EffectEstimate | None
     ratio: EffectEstimate | None
     history: History | None
-    ready: bool
+    varied: int
+
+    @property
+    def ready(self) -> bool:
+        """Whether arm and control have enough units for a confidence sequence."""
+        return is_ready(min(self.arm.effective, self.control.effective), self.varied)
 
 
 def compare(samples: Samples, metric: str, arm: str, control: str, planned: float) -> MetricEstimates:
@@ -145,15 +141,15 @@ def compare(samples: Samples, metric: str, arm: str, control: str, planned: floa
     both = arm_units | control_units
     in_arm, weights, history = arm_units[both], samples.weights[both], samples.history[metric][both]
     plain = _moments_by_arm(values[both], weights, in_arm)
-    ready = _is_ready(values[both], plain)
+    varied = int(np.sum(values[both] != np.median(values[both]))) if both.any() else 0
     with_history = int(np.sum(~np.isnan(history)))
     if with_history < _MIN_HISTORY_UNITS:
         estimates = estimate_difference(*plain, planned), estimate_log_ratio(*plain, planned)
-        return MetricEstimates(*plain, *estimates, None, ready)
+        return MetricEstimates(*plain, *estimates, None, varied)
     reduced = _moments_by_arm(adjusted(values[both], history, weights), weights, in_arm)
     variance_kept = _difference_variance(reduced) / _difference_variance(plain) if _difference_variance(plain) else 1.0
     estimates = estimate_difference(*reduced, planned), estimate_log_ratio(*reduced, planned)
-    return MetricEstimates(*plain, *estimates, History(with_history, variance_kept), ready)
+    return MetricEstimates(*plain, *estimates, History(with_history, variance_kept), varied)
 
 
 def _moments_by_arm(values: Floats, weights: Floats, in_arm: "np.typing.NDArray[np.bool_]") -> tuple[Moments, Moments]:
@@ -162,11 +158,6 @@ def _moments_by_arm(values: Floats, weights: Floats, in_arm: "np.typing.NDArray[
 
 def _difference_variance(arms: tuple[Moments, Moments]) -> float:
     return sum(arm.mean_variance or 0.0 for arm in arms)
-
-
-def _is_ready(values: Floats, arms: tuple[Moments, Moments]) -> bool:
-    has_burned_in = min(arm.effective for arm in arms) >= BURN_IN
-    return has_burned_in and int(np.sum(values != np.median(values))) >= MIN_VARIED_UNITS
 
 
 class Analysis(NamedTuple):
@@ -209,6 +200,8 @@ class Analysis(NamedTuple):
             arm_mean=_arm_mean(estimates.arm),
             control_mean=_arm_mean(estimates.control),
             ready=estimates.ready and estimates.difference is not None,
+            varied_units=estimates.varied,
+            missing=_missing(estimates),
             history=estimates.history,
         )
         return plain if estimates.difference is None else self._with_difference(plain, estimates, estimates.difference)
@@ -273,6 +266,12 @@ class Analysis(NamedTuple):
         fixed = None if self.adaptive else difference.fixed(LEVEL)
         anytime = difference.anytime(LEVEL) if estimates.ready else None
         return Point(time, len(self.samples), difference.effect, fixed, anytime)
+
+
+def _missing(estimates: MetricEstimates) -> str:
+    arms = (estimates.arm, estimates.control)
+    effective = min(arm.effective for arm in arms)
+    return missing_units(min(arm.units for arm in arms), effective, estimates.varied)
 
 
 def _arm_mean(arm: Moments) -> ArmMean:

@@ -16,7 +16,7 @@ or infinite. The report without the summary has this form:
                       "p_fixed": 0.1, "p_anytime": 1.0, "p_fixed_adjusted": ..., "p_anytime_adjusted": ...,
                       "history": {"units": 900, "variance_kept": 0.7}, "detectable": 0.035, "detectable_lift": 0.12,
                       "targets": [{"lift": 0.05, "difference": 0.015, "units": 9000, "days": 6.1}],
-                      "ready": true,
+                      "ready": true, "varied_units": 2300, "missing": "",
                       "headline": {"scale": "difference", "unit": "percentage points", "estimate": 2.0, "low": -3.0,
                                    "high": 7.0, "means": "31 % against 29 %", "words": "2 percentage points higher",
                                    "words_between": "between 3 percentage points lower and ...", "short": "+2 points",
@@ -116,6 +116,8 @@ class Comparison:
         arm_mean: Mean of the arm.
         control_mean: Mean of the control.
         ready: Whether arm and control have enough units for anytime-valid results, and the difference is known.
+        varied_units: Number of units whose value is not the median, in arm and control together.
+        missing: Which units are missing for anytime-valid results, in words for a cell of a table. Empty if none are.
         difference: Mean of the arm minus mean of the control, in the unit of the metric.
         fixed: Interval of the difference, valid for a single planned look.
         anytime: Interval of the difference, anytime-valid.
@@ -144,6 +146,8 @@ class Comparison:
     arm_mean: ArmMean
     control_mean: ArmMean
     ready: bool
+    varied_units: int = 0
+    missing: str = ""
     difference: float | None = None
     fixed: Interval | None = None
     anytime: Interval | None = None

@@ -7,6 +7,7 @@ from proxy.experiments.analysis import advice
 from proxy.experiments.analysis.conclusion import Advice, Decision, Verdict
 from proxy.experiments.analysis.headline import side
 from proxy.experiments.analysis.operator_commands import OperatorCommands
+from proxy.experiments.analysis.readiness import MIN_VARIED_UNITS
 from proxy.experiments.analysis.report import Comparison, GuardrailResult, SampleRatio
 from proxy.experiments.definition import Experiment
 
@@ -132,8 +133,15 @@ def _early_sentence(primary: Sequence[Comparison], burn_in: int) -> str:
         return "There is nothing to compare with the control."
     one = primary[0]
     units = min(min(each.arm_mean.units, each.control_mean.units) for each in primary)
+    effective = min(min(each.arm_mean.effective_units, each.control_mean.effective_units) for each in primary)
+    if effective >= burn_in:
+        varied = min(each.varied_units for each in primary)
+        return (
+            f"Too early to say: only {varied} units have another value of {one.metric} than most. "
+            f"{MIN_VARIED_UNITS} such units are needed."
+        )
     if units >= burn_in:
-        return f"Too early to say: hardly any unit differs from the others in {one.metric} yet."
+        return f"Too early to say: the smallest arm has {effective:.0f} effective units. Each arm needs {burn_in}."
     return f"Too early to say: {one.metric} is known for {units} units in the smallest arm. Each arm needs {burn_in}."
 
 

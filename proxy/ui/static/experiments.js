@@ -119,7 +119,7 @@ function metrics(whole) {
         cell(2, means(one).replaceAll(" %", "\u00a0%"), make("small", {}, ` ${number(one.arm_mean.units)} and ${number(one.control_mean.units)} units`)),
         cell(3, one.headline?.short ?? "–"),
         cell(4, forest(one)),
-        cell(5, one.ready ? reading(one) : `from ${number(whole.burn_in)} units per arm`)))))));
+        cell(5, one.ready ? reading(one) : one.missing || "not yet")))))));
 }
 
 const means = (one) => one.headline?.means ||

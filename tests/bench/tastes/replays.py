@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Final
 
 from index.measures.confidence import wilson
-from proxy.experiments.analysis.analyze import BURN_IN, LEVEL, Analysis, compare, planned_units_of_equal_arms
+from proxy.experiments.analysis.analyze import LEVEL, Analysis, compare, planned_units_of_equal_arms
 from proxy.experiments.analysis.comparisons import conclude
+from proxy.experiments.analysis.readiness import BURN_IN
 from proxy.experiments.analysis.samples import collect_samples, sample_ratio
 from proxy.experiments.analysis.verdict import Evidence, verdict_of
 from proxy.experiments.config import read_experiment

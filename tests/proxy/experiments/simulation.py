@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy  # which imports scipy.stats when a test first uses it: that takes a second
 
-from proxy.experiments.analysis.analyze import BURN_IN, MIN_VARIED_UNITS
+from proxy.experiments.analysis.readiness import BURN_IN, MIN_VARIED_UNITS
 from proxy.experiments.analysis.sequential import Floats, boundary
 
 Draw = Callable[[np.random.Generator, tuple[int, int]], Floats]

@@ -235,6 +235,35 @@ def test_advice_names_how_many_units_are_missing() -> None:
     assert re.search(words, open_.advice.sentence)
 
 
+@pytest.mark.parametrize("rate", [0.0, 0.004, 0.02])
+def test_rare_values_are_named_as_what_is_missing(rate: float) -> None:
+    """With 500 units in each arm, only the values are missing, not the units."""
+    report = shares(500, rate, rate, 4)
+    varied = round(
+        sum((one.mean or 0) * one.units for one in (report.comparisons[0].arm_mean, report.comparisons[0].control_mean))
+    )
+    assert varied < 30
+    assert report.comparisons[0].missing == f"from 30 units with another value than most (now {varied})"
+    assert report.verdict.decision == "waiting"
+    assert f"only {varied} units have another value of thumbs_up than most" in report.verdict.sentence
+    assert "choose another first metric" in report.verdict.advice.sentence
+    more = report.verdict.advice.more_units
+    assert more == (math.ceil((30 - varied) / varied * 1000) if varied else None)
+
+
+def test_missing_units_are_named_as_what_is_missing() -> None:
+    assert shares(60, 0.5, 0.5).comparisons[0].missing == "from 100 units per arm (now 60)"
+    assert shares(500, 0.5, 0.5).comparisons[0].missing == ""
+    weights = [1.0, 0.02] * 60
+    units = [
+        UnitOutcomes(f"{arm}{number}", arm, weight, 1e9 + number, {"thumbs_up": (float(number % 2), 1)}, {})
+        for number, weight in enumerate(weights)
+        for arm in ("raw", "new")
+    ]
+    verdict = analyse(experiment(), units).verdict
+    assert re.search(r"the smallest arm has \d+ effective units. Each arm needs 100", verdict.sentence)
+
+
 def test_advice_for_a_worse_arm_names_the_command_that_stops() -> None:
     verdict = shares(1000, 0.6, 0.4).verdict
     assert (verdict.decision, verdict.advice.action) == ("worse", "reject")
