@@ -96,7 +96,8 @@ def _serve_or_check(command: str, settings: Settings, console: Console) -> int:
 
         gc.enable()
         set_malloc_thresholds()
-        announce = announcer(Console(highlight=False, markup=False), settings.injection.bundle)
+        console_out = Console(highlight=False, markup=False)
+        announce = announcer(console_out, settings.injection.bundle, settings.experiments.store)
         uvloop.run(serve(settings, _progress(console), announce))
     return 0
 

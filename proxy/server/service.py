@@ -7,7 +7,8 @@ other processes.
 import asyncio
 import ctypes
 import gc
-from collections.abc import AsyncIterator, Mapping, Sequence
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Final
@@ -23,6 +24,7 @@ from proxy.backends.discovery import kind_warning
 from proxy.core.progress import ProgressCallback
 from proxy.core.settings import Settings
 from proxy.core.shared_state import SharedState
+from proxy.experiments.dashboard import state_of
 from proxy.experiments.mismatches import mismatch_lines
 from proxy.inference.injection.model_bundles import ModelBundles, load_bundles
 from proxy.inference.injection.served_bundles import foreign_bundle_note
@@ -47,6 +49,7 @@ class Status:
         keyed: Whether clients need an API key.
         warnings: One line for each model whose kind is doubtful, or whose bundle was written for another model, and for
             each setting of an experiment that can have no effect.
+        experiments: The names of the experiments, each with its state if it does not run.
     """
 
     models: tuple[str, ...]
@@ -55,6 +58,7 @@ class Status:
     keyed: bool
     warnings: tuple[str, ...] = ()
     chosen: Mapping[str, str] = field(default_factory=dict)
+    experiments: tuple[str, ...] = ()
 
 
 @asynccontextmanager
@@ -168,4 +172,15 @@ def status(gateway: Gateway) -> Status:
     warnings = [*map(kind_warning, models.values()), *notes, *mismatch_lines(gateway.experiment_mismatches())]
     keyed = gateway.state.keyring is not None
     chosen = {name: gateway.chosen.describe(name) for name in gateway.bundles if name in models}
-    return Status(tuple(models), tuple(gateway.bundles), problems, keyed, tuple(filter(None, warnings)), chosen)
+    bundled, experiments = tuple(gateway.bundles), tuple(_named_experiments(gateway))
+    return Status(tuple(models), bundled, problems, keyed, tuple(filter(None, warnings)), chosen, experiments)
+
+
+def _named_experiments(gateway: Gateway) -> Iterator[str]:
+    """Yield the names of the experiments, each with its state if it does not run."""
+    service = gateway.experiments
+    if service is None or service.active is None:
+        return
+    for one in service.active.experiments:
+        state = state_of(one, service.recorder.allocations.get(one.name), time.time())
+        yield one.name if state == "running" else f"{one.name} ({state})"

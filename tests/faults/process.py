@@ -31,12 +31,14 @@ class Command:
         url: The base URL that it printed.
         admin_url: The URL of the admin listener that it printed.
         log: The lines of standard error so far.
+        store: What it printed about the store and the experiments; empty if nothing.
     """
 
     process: Process
     url: str
     admin_url: str
     log: list[str]
+    store: str = ""
 
     async def chat(self, content: str = "hi", headers: Any = None, **fields: Any) -> tuple[int, Any, Any]:
         """Send one request on a new connection, so that any worker may accept it."""
@@ -84,7 +86,7 @@ async def command(*arguments: str, within: float = 60.0) -> AsyncIterator[Comman
     try:
         printed = await _announcement(process, running.log, within)
         running.url = printed["Base URL"]
-        running.admin_url = printed.get("Admin", "")
+        running.admin_url, running.store = printed.get("Admin", ""), printed.get("Store", "")
         children = running.workers()
         yield running
     finally:
@@ -103,8 +105,8 @@ async def _announcement(process: Process, log: list[str], within: float) -> dict
     printed = {}
     async with asyncio.timeout(within):
         while line := (await process.stdout.readline()).decode():
-            if found := re.match(r"(Base URL|Admin) +(http\S+)", line):
-                printed[found[1]] = found[2]
+            if found := re.match(r"(Base URL|Admin) +(http\S+)|(Store) +(.*)", line):
+                printed[found[1] or found[3]] = found[2] or found[4]
             if line.startswith("Stop with"):
                 return printed
     await asyncio.sleep(0.2)

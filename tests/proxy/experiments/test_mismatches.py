@@ -129,8 +129,11 @@ async def test_backend_that_is_not_up_yet_is_no_mismatch(tmp_path: Path) -> None
 @pytest.mark.parametrize("workers", ["1", "2"])
 async def test_started_server_prints_the_warning_and_logs_it_after_a_reload(workers: str, tmp_path: Path) -> None:
     path = written(tmp_path, top='models = ["base"]')
-    arguments = ["--experiment", path, "--store", f"sqlite:{tmp_path}/s.sqlite3", "--workers", workers]
+    old = Path(path).read_text().replace('"e"', '"old"').replace('["base"]', '["other"]\nend = 2020-01-01')
+    (tmp_path / "old.toml").write_text(old)
+    arguments = ["--experiment", str(tmp_path), "--store", f"sqlite:{tmp_path}/s.sqlite3", "--workers", workers]
     async with scripted_backend(answer) as backend, command("--backend", backend.url, *arguments) as server:
+        assert server.store == f"sqlite:{tmp_path}/s.sqlite3     (experiments: e, old (ended))"
         async with aiohttp.ClientSession(server.admin_url) as session:
             async with session.get("/ui/api/state") as response:
                 state = await response.json(content_type=None)

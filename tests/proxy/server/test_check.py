@@ -195,6 +195,23 @@ def test_the_start_says_which_bundle_the_model_gets_and_why() -> None:
     assert output.getvalue().count("Bundle    ") == 1
 
 
+@pytest.mark.parametrize("models", [("a",), ()])
+def test_the_start_names_the_store_and_the_experiments(models: tuple[str, ...]) -> None:
+    """Also while the server waits for a backend. The password of a store is not printed."""
+    for store, experiments, line in (
+        ("sqlite:a b.db", ("tone", "old (ended)"), "sqlite:a b.db     (experiments: tone, old (ended))"),
+        ("postgresql://u:secret@h/d", (), "postgresql://h/d     (no experiments)"),
+        ("", (), ""),
+    ):
+        output = io.StringIO()
+        announce = announcer(Console(file=output, width=200), (), store)
+        announce("http://127.0.0.1:1/v1", None, Status(models, (), ("down",), keyed=False, experiments=experiments))
+        printed = output.getvalue()
+        assert (f"\nStore     {line}\n" in printed) == bool(store)
+        assert "secret" not in printed
+        assert ("Store" in printed) == bool(store)
+
+
 @pytest.mark.parametrize(
     ("flag", "model", "listed", "advice"),
     [
