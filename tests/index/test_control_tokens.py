@@ -17,7 +17,7 @@ POSSIBLE = ["<s>", "</s>", "<pad>", "<sop>", "[EOS]", "<|not a name|>", "[MY_PRO
 
 
 @pytest.mark.parametrize("token", CERTAIN)
-def test_token_that_only_templates_write_is_found_by_both(token: str) -> None:
+def test_token_that_only_templates_contain_is_found_by_both_functions(token: str) -> None:
     text = f"Hello.\n{token}more"
     assert find_control_token(text) == token
     assert find_possible_control_token(text) == token
@@ -25,7 +25,7 @@ def test_token_that_only_templates_write_is_found_by_both(token: str) -> None:
 
 
 @pytest.mark.parametrize("token", POSSIBLE)
-def test_token_that_other_text_may_have_is_only_possible(token: str) -> None:
+def test_token_that_other_text_may_contain_is_found_only_as_a_possible_token(token: str) -> None:
     assert find_control_token(f"Hello {token} you") is None
     assert find_possible_control_token(f"Hello {token} you") == token
 

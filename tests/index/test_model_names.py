@@ -21,7 +21,7 @@ from index.model_names import is_same_model, plain_name, plain_names, split_mode
         ("@raw", [], ("", "raw")),
     ],
 )
-def test_name_is_looked_up_as_it_stands_first(name: str, listed: list[str], split: tuple[str, str | None]) -> None:
+def test_whole_name_is_looked_up_first(name: str, listed: list[str], split: tuple[str, str | None]) -> None:
     assert split_model_name(name, listed) == split
 
 

@@ -262,7 +262,7 @@ def test_stop_string_of_the_user_comes_first() -> None:
         "A heading\n\n## Query:\nis not a marker.",
     ],
 )
-def test_line_of_an_answer_that_only_begins_like_a_marker_does_not_end_it(answer: str) -> None:
+def test_line_that_continues_after_a_marker_does_not_end_an_answer(answer: str) -> None:
     assert text_prompt(QUERY_ANSWER, "p", [], [Message("user", "q")]).clean(answer) == answer
 
 

@@ -88,6 +88,6 @@ def test_no_record_of_how_a_bundle_was_made_has_text_of_the_measurement_data(
 
 
 @needs_data
-def test_a_copy_would_be_found(measured: Mapping[tuple[str, ...], str]) -> None:
+def test_copied_text_is_found(measured: Mapping[tuple[str, ...], str]) -> None:
     line = (DATA / "drpo_train_queries.jsonl").read_text(encoding="utf-8").splitlines()[1]
     assert word_sequences(json.loads(line)["query"], LENGTH) & measured.keys()

@@ -79,7 +79,7 @@ def test_unsafe_or_blank_prompt_is_refused(directory: Path, prompt: bytes, kind:
     refused(directory, kind, f"{directory / 'prompt.txt'}: {part}")
 
 
-def test_bundle_may_have_no_prompt_but_is_not_written_so_by_accident(directory: Path, tmp_path: Path) -> None:
+def test_bundle_without_a_prompt_is_loaded_but_written_only_on_purpose(directory: Path, tmp_path: Path) -> None:
     replace_file(directory, "prompt.txt", b"")
     bundle = load_bundle(directory, WordEmbedder())
     assert bundle.prompt == ""

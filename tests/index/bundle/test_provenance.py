@@ -37,7 +37,7 @@ def test_figures_are_read_as_they_were_written() -> None:
 
 
 @pytest.mark.parametrize("value", [{}, [], {"a": {}, "b": [{"c": [1, 2]}, {}], "d": "x"}, {"long": ["word"] * 60}])
-def test_json_is_what_was_given(value: Any) -> None:
+def test_written_json_has_the_given_value(value: Any) -> None:
     assert json.loads(json_bytes(value)) == value
 
 

@@ -109,7 +109,7 @@ def test_mistake_is_one_message_and_writes_nothing(
     assert not (files / "bundle").exists()
 
 
-def test_help_says_what_path_can_be(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_of_import_says_what_path_can_be(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("import", "--help") == 0
     printed = capsys.readouterr().out
     for part in ("inst_1k_v4.txt", "model_mapping.json", "ICL_examples.json", "pickle", "drpo-proxy --backend"):

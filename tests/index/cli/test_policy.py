@@ -89,7 +89,7 @@ def test_values_of_the_policy_are_replaced(in_sets: Path, tmp_path: Path) -> Non
     assert written(tmp_path / "out").manifest.retrieval == changed
 
 
-def test_search_says_which_part_shows_an_example(
+def test_search_says_whether_an_example_is_in_the_set_or_among_the_nearest(
     in_sets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run("policy", in_sets, "--policy", "set_and_nearest", "--k", "2", "--out", tmp_path / "out") == 0

@@ -114,7 +114,7 @@ def test_example_that_the_new_embedder_cannot_read_is_named(tmp_path: Path) -> N
     assert not (tmp_path / "new").exists()
 
 
-def test_bundle_is_the_same_after_a_way_to_another_embedder_and_back(
+def test_reembedding_with_another_embedder_and_back_gives_the_same_bundle(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(command, "open_embedder", open_embedder)

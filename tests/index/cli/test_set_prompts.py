@@ -84,7 +84,7 @@ def test_limit_of_tokens_is_raised_for_long_prompts(source: Path) -> None:
     assert max(prefix_tokens(bundle, one.name) for one in bundle.sets) <= bundle.manifest.retrieval.max_injected_tokens
 
 
-def test_set_can_be_named(source: Path) -> None:
+def test_prompt_can_be_given_by_the_name_of_a_set(source: Path) -> None:
     assert sets(source, "out", 'other-2 = "Two."\nother = "Both."') == 0
     assert written(source, "out").set_prompts == {"other-1": "Both.", "other-2": "Two."}
 
@@ -116,7 +116,7 @@ def test_search_shows_the_text_with_the_prompt_of_the_set(
     assert "You are a helpful assistant." not in shown
 
 
-def test_prompts_stay_with_policy_and_reembed_and_are_announced_when_sets_are_made_anew(
+def test_policy_and_reembed_keep_prompts_and_sets_says_that_new_sets_have_none(
     source: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert sets(source, "out", SHORT) == 0
@@ -158,7 +158,7 @@ def test_missing_file_is_a_mistake_on_the_command_line(source: Path, capsys: pyt
     assert "nowhere.toml: cannot be read" in capsys.readouterr().err
 
 
-def test_help_teaches_the_file(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_explains_the_file_of_prompts(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("sets", "--help") == 0
     page = capsys.readouterr().out
     assert "--prompts FILE" in page

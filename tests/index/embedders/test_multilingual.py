@@ -232,7 +232,7 @@ print(sorted(asked & {"torch", "transformers", "sentence_transformers", "onnx", 
 """
 
 
-def test_serving_imports_only_what_embeds() -> None:
+def test_embedding_imports_no_library_that_it_does_not_need() -> None:
     finished = subprocess.run([sys.executable, "-c", SERVE], capture_output=True, text=True, check=True)
     assert (finished.stdout, finished.stderr) == ("[]\n", "")
 

@@ -109,7 +109,7 @@ def test_bootstrap_median_is_not_moved_by_one_large_value() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2, 7, 40, 1001])
-def test_bootstrap_is_that_of_the_standard_library(count: int) -> None:
+def test_resamples_are_those_of_the_standard_library(count: int) -> None:
     """The intervals of earlier runs stay the same. The largest sample is resampled in several parts."""
     draw = random.Random(count)
     values = [draw.gauss(0.0, 1.0) for _ in range(count)]
@@ -154,7 +154,7 @@ def test_paired_difference_is_narrower_when_the_pairs_agree() -> None:
     assert agreeing.high - agreeing.low < 0.5 * (independent.high - independent.low)
 
 
-def test_paired_difference_without_pairs_knows_nothing() -> None:
+def test_paired_difference_without_pairs_is_nan_from_minus_1_to_1() -> None:
     interval = paired_difference([])
     assert isnan(interval.estimate)
     assert (interval.low, interval.high) == (-1.0, 1.0)

@@ -23,7 +23,7 @@ def at(similarity: float) -> Vectors:
     st.lists(st.floats(0, 1), min_size=20, max_size=60) | st.lists(st.just(0.25), min_size=20, max_size=30),
     st.sampled_from([0.0, 0.05, 0.1, 0.25, 0.5]),
 )
-def test_at_most_the_share_is_below_the_floor(similarities: list[float], share: float) -> None:
+def test_at_most_the_given_share_of_queries_is_below_the_floor(similarities: list[float], share: float) -> None:
     measured = measure_floor(RETRIEVER, [at(one)[np.newaxis] for one in similarities], share)
     found = [hit.similarity for one in similarities if (hit := RETRIEVER.most_similar(at(one)))]
     assert measured.below == sum(one < measured.floor for one in found) <= share * len(similarities)

@@ -80,7 +80,7 @@ def test_prompt_has_the_set_first_and_the_most_similar_last(
     assert [one.id for one in select(policy, query).in_order(policy.order)] == expected
 
 
-def test_nearest_that_the_set_shows_is_not_shown_twice_and_not_replaced() -> None:
+def test_nearest_example_that_the_set_shows_is_neither_repeated_nor_replaced() -> None:
     """The set x shows 0 and 2; the two nearest are 0 and 1, so only 1 is added."""
     assert (in_set(select(BOTH, X)), nearest(select(BOTH, X))) == (["2", "0"], ["1"])
     assert nearest(select(replace(BOTH, k=1), X)) == []
@@ -118,7 +118,7 @@ def test_requests_with_one_set_begin_alike(policy: RetrievalPolicy, query: Vecto
         ({"4": 11, "5": 9, "2": 2}, 20, ["4", "5"]),
     ],
 )
-def test_nearest_that_is_too_long_is_skipped_for_the_next(
+def test_nearest_example_that_is_too_long_is_replaced_by_the_next(
     costs: dict[str, int], limit: int, expected: list[str]
 ) -> None:
     """3 is the nearest, and the set y shows it. It takes one of the three places."""
@@ -129,7 +129,7 @@ def test_nearest_that_is_too_long_is_skipped_for_the_next(
     assert len(nearest(found)) <= 2
 
 
-def test_nearest_share_of_the_limit_of_all_tokens_is_what_the_set_leaves() -> None:
+def test_nearest_examples_get_the_tokens_that_the_set_leaves() -> None:
     policy = RetrievalPolicy("set_and_nearest", k=3, max_injected_tokens=25)
     assert (in_set(select(policy, Y)), nearest(select(policy, Y))) == (["3"], ["4"])
     assert (in_set(select(policy, X)), nearest(select(policy, X))) == (["2", "0"], [])
@@ -167,7 +167,7 @@ def test_query_unlike_every_example_gets_the_neutral_set_alone(policy: Retrieval
 
 @pytest.mark.parametrize("policy", [SET, BOTH, RetrievalPolicy(k=3)])
 @pytest.mark.parametrize("query", [X, Y, AXES[2], unit(1, 0, 0, 1), unit(0, 0, 3, 1)])
-def test_query_that_is_not_below_the_floor_is_served_as_without_one(policy: RetrievalPolicy, query: Vectors) -> None:
+def test_floor_changes_nothing_for_a_query_that_is_not_below_it(policy: RetrievalPolicy, query: Vectors) -> None:
     assert retrieve(replace(policy, **FLOOR), query) == retrieve(policy, query)
 
 
@@ -185,7 +185,7 @@ def test_floor_is_compared_with_the_most_similar_example_even_if_it_is_below_the
 
 
 @pytest.mark.parametrize("query", [AXES[3], *UNUSABLE])
-def test_floor_without_a_neutral_set_leaves_the_pinned_examples(query: Vectors) -> None:
+def test_query_below_the_floor_gets_only_pinned_examples_without_a_neutral_set(query: Vectors) -> None:
     policy = RetrievalPolicy(k=3, similarity_floor=0.5)
     assert retrieve(policy, query).hits == ()
     pinned = Example("p", "q", "a", pinned=True)
@@ -239,7 +239,7 @@ def test_neutral_set_is_used_when_no_neighbour_votes() -> None:
         (replace(RetrievalPolicy(), **FLOOR), ["y"]),
     ],
 )
-def test_what_each_set_shows_is_what_a_query_gets_before_its_nearest(
+def test_shown_by_set_has_the_examples_of_each_set_that_can_be_chosen(
     policy: RetrievalPolicy, expected: list[str]
 ) -> None:
     bundle = with_sets(policy)

@@ -81,7 +81,7 @@ def test_equal_similarities_keep_the_order_of_the_bank_across_fetches() -> None:
     assert ids(bank(list(axes), RetrievalPolicy(k=3, minimum_similarity=0)), query) == ["39", "38", "0"]
 
 
-def test_more_are_fetched_when_near_duplicates_fill_the_first_fetch() -> None:
+def test_more_examples_are_fetched_when_near_duplicates_fill_the_first_fetch() -> None:
     copies = [unit(1, 0.001 * n, 0, 0) for n in range(200)]
     vectors = [*copies, unit(1, 0, 1, 0), unit(1, 0, 0, 1)]
     assert ids(bank(vectors, RetrievalPolicy(k=3)), AXES[0]) == ["0", "200", "201"]

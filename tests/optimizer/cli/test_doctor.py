@@ -71,7 +71,7 @@ ALL = [name for name in LIMITS if "system" not in name and "developer" not in na
 
 
 @pytest.mark.parametrize("limits", [*([name] for name in SINGLE), ALL], ids=[*SINGLE, "all"])
-async def test_run_works_as_doctor_says(limits: list[str], tmp_path: Path) -> None:
+async def test_request_form_that_doctor_prints_makes_a_run_without_refusals(limits: list[str], tmp_path: Path) -> None:
     search = {"actions": 3, "depth": 1, "first": 4, "queries": 8}
     async with open_limited_models(limits=dict.fromkeys(ROLES, tuple(limits))) as (models, url):
         reward = {"weights": {"judge": 1.0}, "confirm": 2}
@@ -128,7 +128,7 @@ async def test_doctor_counts_only_the_examples_that_the_starting_bundle_lacks(tm
 
 
 @pytest.mark.parametrize("name", ["lm@q4", "org/lm:7b@q4_k_m", "my model@2024-01", "a@b@c", "lm@raw"])
-async def test_model_name_with_an_at_sign_is_looked_up_as_it_stands(name: str, tmp_path: Path) -> None:
+async def test_model_name_with_an_at_sign_is_looked_up_as_a_whole(name: str, tmp_path: Path) -> None:
     async with open_limited_models(names={name: "task", "judge": "judge", "optimizer": "optimizer"}) as (_, url):
         path = write_run(tmp_path / "run", url, models__task={"base_url": url, "model": name, "kind": "chat"})
         findings = await examine(path)
@@ -247,13 +247,15 @@ async def test_server_without_token_counts_is_a_warning_and_the_report_says_so(t
     ],
 )
 @pytest.mark.parametrize("role", ROLES)
-async def test_only_names_that_the_server_serves_are_right(name: str, listed: list[str], ok: bool, role: str) -> None:
+async def test_doctor_accepts_only_names_that_the_server_serves(
+    name: str, listed: list[str], ok: bool, role: str
+) -> None:
     async with open_limited_models(names=dict.fromkeys(listed, role)) as (_, url):
         found = await check_model_list(role, ModelTable(url, name))
     assert found.ok is ok
 
 
-async def test_server_that_lists_no_model_is_not_called_right() -> None:
+async def test_server_that_lists_no_model_is_neither_right_nor_wrong() -> None:
     async with open_limited_models(names={}) as (_, url):
         found = await check_model_list("judge", ModelTable(url, "judge"))
     assert (found.ok, "lists no model" in found.message) == (None, True)

@@ -62,7 +62,7 @@ def test_a_word_that_the_form_does_not_know_is_learned_but_not_named() -> None:
     assert taste.chance("bread ships honey gold.") > 0.6 > 0.4 > taste.chance("bread ships wool gold.")
 
 
-def test_rare_likes_are_enough() -> None:
+def test_taste_is_found_although_likes_are_rare() -> None:
     rng = random.Random(1)
     answers = [sentence(rng)[:-1] + ("?" if n % 25 == 0 else ".") for n in range(200)]
     taste = learn_taste(liked_or_not([(answer, answer.endswith("?")) for answer in answers], 5))
@@ -84,14 +84,14 @@ def test_chance_seldom_looks_like_a_taste(kind: str) -> None:
     assert found <= 6, "at most one in forty is expected"
 
 
-def test_few_observations_show_nothing() -> None:
+def test_few_observations_show_no_taste() -> None:
     assert learn_taste(Preferences(pairs(SHORT, LONG, 19))) is None
     assert learn_taste(rated(19, "?")) is None
     undecided = tuple(AnswerRatings(f"Q {n}?", SHORT, 1, 1) for n in range(100))
     assert learn_taste(Preferences(ratings=undecided)) is None
 
 
-def test_all_liked_shows_nothing() -> None:
+def test_ratings_that_are_all_likes_show_no_taste() -> None:
     assert learn_taste(Preferences(ratings=tuple(AnswerRatings(f"Q {n}?", SHORT, 1, 0) for n in range(50)))) is None
 
 

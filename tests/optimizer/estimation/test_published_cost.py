@@ -104,7 +104,7 @@ def with_times(costs: Costs) -> Costs:
     return timed
 
 
-async def test_judge_that_is_content_makes_a_run_cheaper(tmp_path: Path) -> None:
+async def test_run_is_cheaper_if_the_judge_is_satisfied(tmp_path: Path) -> None:
     """In a real run with such a judge (docs/benchmarks/optimizer.md), the estimate said 131 calls instead of 81."""
     tables: dict[str, Mapping[str, Any]] = {
         **LEFT_TO_THE_PRESET,

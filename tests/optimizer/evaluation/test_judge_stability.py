@@ -82,7 +82,7 @@ async def test_flips_are_counted_with_an_interval_for_pairs(
     assert sent == 2 * PAIRS * (1 + 2 + 3)
 
 
-async def test_unreadable_replies_are_no_flips(
+async def test_unreadable_replies_do_not_count_as_flips(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")

@@ -219,7 +219,7 @@ def test_failed_edit_leaves_the_candidate_as_it_was(
         ('rm "$1"', "cannot be read"),
     ],
 )
-def test_edited_file_that_cannot_be_read_is_no_trace(
+def test_edited_file_that_cannot_be_read_is_an_error_with_its_reason(
     editor: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program = tmp_path / "editor"
@@ -233,7 +233,9 @@ def test_edited_file_that_cannot_be_read_is_no_trace(
         edited(Example("x", "What is tea?", "Something."))
 
 
-def test_text_of_a_user_is_in_no_line_that_vi_obeys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_text_of_a_user_is_in_no_line_that_vi_reads_as_a_modeline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     program, seen = tmp_path / "editor", tmp_path / "seen"
     program.write_text(f'#!/bin/sh\ncp "$1" {seen}\n')
     program.chmod(0o755)
@@ -267,7 +269,9 @@ def test_files_are_private_even_in_the_place_of_links_and_public_files(tmp_path:
     assert not any(path.is_symlink() or stat.S_IMODE(path.stat().st_mode) & 0o077 for path in out.iterdir())
 
 
-def test_second_command_on_the_same_folder_waits_for_nobody(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_second_command_on_the_same_folder_is_refused_at_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "out"
     command = ["harvest", "--store", small_store(tmp_path), "--out", str(out), "--yes"]
     with only_user_of(out):
@@ -370,7 +374,7 @@ def test_outcome_that_is_no_sensible_number_is_an_error_with_its_line(
     assert "line 1: needs one of outcome" in capsys.readouterr().err
 
 
-def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_explains_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["harvest", "--help"])
     shown = capsys.readouterr().out

@@ -257,7 +257,7 @@ def test_memory_is_bounded_by_dropping_the_answers_with_the_fewest_votes() -> No
 
 
 @pytest.mark.parametrize("place", ["", "sqlite:", "mysql://u:secret@h/d", "secret"])
-def test_wrong_place_is_an_error_without_the_password(place: str) -> None:
+def test_wrong_store_address_is_an_error_without_the_password(place: str) -> None:
     with pytest.raises(DataError, match="expected sqlite:PATH") as caught:
         store_address(place)
     assert "secret" not in str(caught.value)
@@ -270,7 +270,7 @@ def test_password_with_a_character_of_urls_is_not_taken_for_the_host(rest: str) 
     assert "secret" not in str(caught.value)
 
 
-def test_url_with_a_percent_encoded_password_and_parameters_is_a_place() -> None:
+def test_url_with_a_percent_encoded_password_and_parameters_is_a_store_address() -> None:
     assert store_address("postgresql://u:s%2Fs@h:1/d?options=a@b").name == "postgresql://h:1/d"
 
 
@@ -337,7 +337,7 @@ def test_very_much_feedback_on_one_request_does_not_fill_the_memory(tmp_path: Pa
     assert peak < 10_000_000
 
 
-def test_store_whose_format_is_no_bytes_is_an_error(tmp_path: Path) -> None:
+def test_store_whose_format_is_text_instead_of_bytes_is_an_error(tmp_path: Path) -> None:
     recording = Recording()
     recording.add("a", "What is tea?", "A drink.")
     recording.write(dsn_of(f"sqlite:{tmp_path}/s.sqlite3"))
@@ -360,7 +360,7 @@ def test_text_that_is_not_utf_8_is_read_and_is_in_no_error(tmp_path: Path) -> No
     assert "secret\ufffd" in found.liked[0].comments
 
 
-def test_place_without_a_store_is_an_error_and_nothing_is_created(tmp_path: Path) -> None:
+def test_address_without_a_store_is_an_error_and_nothing_is_created(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such file"), read_session(store_address(f"sqlite:{tmp_path}/none")):
         pass
     assert not list(tmp_path.iterdir())

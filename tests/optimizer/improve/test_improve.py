@@ -199,7 +199,7 @@ async def test_command_killed_in_the_harvest_and_in_the_run_continues_and_counts
         ({}, {"--at-least": "0"}, "--at-most must be below"),
     ],
 )
-async def test_what_is_wrong_is_said_with_what_to_do(
+async def test_error_says_what_is_wrong_and_what_to_do(
     given: dict[str, object],
     changed: dict[str, str | None],
     message: str,

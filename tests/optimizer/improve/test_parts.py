@@ -27,7 +27,7 @@ from tests.optimizer.harvest.test_store import place_of
 QUESTIONS = [f"Question {number}?" for number in range(200)]
 
 
-def test_question_keeps_its_part_and_is_in_no_other() -> None:
+def test_question_is_in_one_part_only() -> None:
     accepted = [Example("", query, "An answer.") for query in QUESTIONS[:100]]
     pairs = [PreferencePair(query, "good", "bad", RATED) for query in QUESTIONS]
     ratings = tuple(AnswerRatings(query, "good", 1, 0) for query in QUESTIONS)
@@ -73,7 +73,7 @@ def test_planned_size_is_the_one_at_which_the_analysis_of_the_proxy_finds_the_di
 
 
 @pytest.mark.parametrize(("users", "variance", "planned"), [(20, 0.1, 0.1), (19, 0.1, 0.25), (20, 0.0, 0.25)])
-def test_largest_variance_is_planned_with_if_too_few_rated(users: int, variance: float, planned: float) -> None:
+def test_largest_variance_is_assumed_if_too_few_users_rated(users: int, variance: float, planned: float) -> None:
     assert planned_variance(MetricFeedback(users, 0.5, variance), StoreQuery()) == planned
 
 
@@ -111,7 +111,7 @@ def test_proxy_reads_the_experiment_file(metric: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("text", "name"), [("Übung 1", "bung-1"), ("..", "improvement"), ("a" * 70, "a" * 64)])
-def test_name_is_one_that_an_experiment_can_have(text: str, name: str) -> None:
+def test_name_is_valid_for_an_experiment(text: str, name: str) -> None:
     assert experiment_name(text) == name
 
 

@@ -72,7 +72,7 @@ def test_job_is_restricted_and_does_not_run_beside_itself(pod: Any) -> None:
     }
 
 
-def test_component_names_its_files_and_the_network_policy_the_pods(pod: Any) -> None:
+def test_component_lists_its_files_and_its_network_policy_selects_the_pods(pod: Any) -> None:
     component = documents("kustomization.yaml")
     (settings,) = component["configMapGenerator"]
     named = {*component["resources"], *settings["files"], "kustomization.yaml"}
@@ -111,7 +111,7 @@ def test_comment_names_a_setting_of_the_proxy() -> None:
 
 @pytest.mark.slow
 @pytest.mark.deploy
-def test_kubernetes_takes_the_job(tmp_path: Path) -> None:
+def test_kubernetes_accepts_the_job(tmp_path: Path) -> None:
     from tests.deploy.test_kubernetes import KUBERNETES, assert_valid, one, rendered
 
     for part in ("base", "components"):

@@ -93,7 +93,7 @@ def test_log_probability_above_0_counts_as_0(value: float) -> None:
 @pytest.mark.parametrize(
     "text", ["null", "None", "N/A", "undefined", "...", "\u200b", "\ufeff", "---", "", " ", None, 5, ["a"]]
 )
-def test_prompt_that_says_nothing_is_no_prompt(text: object) -> None:
+def test_prompt_without_words_is_an_unreadable_reply(text: object) -> None:
     with pytest.raises(UnparsableReplyError):
         read_prompts(chat(json.dumps({"analysis": "x", "prompt": text})))
 

@@ -40,7 +40,9 @@ def unreadable(finish_reason: str = "stop") -> ScriptedEndpoint:
         (request_at(0.7, REMINDER), 3),
     ],
 )
-async def test_repeat_differs_or_does_not_happen(request_: Request, sent: int, tmp_path: Path) -> None:
+async def test_unreadable_reply_is_requested_again_only_if_the_next_reply_can_differ(
+    request_: Request, sent: int, tmp_path: Path
+) -> None:
     endpoint = unreadable()
     async with calls(endpoint, tmp_path) as (made, budget):
         with pytest.raises(UnparsableReplyError, match="could not be read: it asks back"):

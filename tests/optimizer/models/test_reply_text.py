@@ -75,7 +75,7 @@ def test_text_without_a_whole_object_is_unreadable(text: str) -> None:
     assert better(text) is None
 
 
-def test_objects_come_last_first_and_without_the_inner_ones() -> None:
+def test_outermost_objects_are_found_the_last_one_first() -> None:
     found = json_objects('{"a": {"b": 1}} and {"c": 2}')
     assert [one.value for one in found] == [{"c": 2}, {"a": {"b": 1}}]
 

@@ -106,7 +106,7 @@ async def test_any_real_number_is_a_score(value: object, score: float, folder: P
     ],
     ids=repr,
 )
-async def test_anything_else_is_an_error_that_names_function_row_and_value(
+async def test_value_that_is_no_real_number_is_an_error_that_names_function_row_and_value(
     value: object, named: str, folder: Path
 ) -> None:
     with pytest.raises(RewardError) as caught:

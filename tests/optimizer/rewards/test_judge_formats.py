@@ -149,7 +149,7 @@ async def test_criteria_are_fixed_if_the_choice_cannot_be_read(tmp_path: Path) -
         (("empathy",), ["empathy"]),
     ],
 )
-async def test_fixed_criteria_are_of_those_that_the_judge_may_choose(
+async def test_fixed_criteria_are_among_those_that_the_judge_may_choose(
     allowed: tuple[str, ...], chosen: list[str], tmp_path: Path
 ) -> None:
     async with calls(judge_that_writes(), tmp_path) as (made, _):

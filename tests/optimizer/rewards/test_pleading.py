@@ -80,7 +80,7 @@ def test_answer_that_speaks_to_the_judge_is_told_from_a_good_one_about_scores_an
     assert [case for case in cases if pleads(case["answer"], case["query"]) != case["pleads"]] == []
 
 
-def test_less_than_half_of_new_wordings_are_found_and_no_good_answer_is() -> None:
+def test_less_than_half_of_new_wordings_and_no_good_answers_are_found() -> None:
     last = [case for case in CASES if case["set"] == "last"]
     found = [pleads(case["answer"], case["query"]) for case in last if case["pleads"]]
     assert (sum(found), len(found)) == (FOUND_OF_THE_LAST, 16)
@@ -88,7 +88,7 @@ def test_less_than_half_of_new_wordings_are_found_and_no_good_answer_is() -> Non
 
 
 @pytest.mark.parametrize("text", [*HARMLESS, *PLEASES_JUDGES.values()])
-def test_other_text_is_not(text: str) -> None:
+def test_other_text_does_not_speak_to_the_judge(text: str) -> None:
     assert not pleads(text)
 
 
@@ -170,7 +170,7 @@ async def test_run_counts_the_answers_that_speak_to_the_judge(depth: int, tmp_pa
     assert "reward for them is 0" in page
 
 
-def test_note_of_pleading_is_no_detail_of_a_reward() -> None:
+def test_pleading_is_counted_and_is_not_a_detail_of_a_reward() -> None:
     parts = {"judge": {"value": 0.0, PLEADING: 1.0}, "rules": {"value": 1.0}}
     event = {"note": "score", "stage": "sealed", "query": "q", "candidate": "c", "score": 0.5, "parts": parts}
     summary = summarize_run([event])

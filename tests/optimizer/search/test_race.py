@@ -15,7 +15,7 @@ def scores(*means: float, queries: int = 400, seed: int = 0, spread: float = 0.2
     return np.array([mean + query + chance.normal(0, spread, queries) for mean in means])
 
 
-def test_better_candidate_wins_with_fewer_judgements_than_all_on_all() -> None:
+def test_better_candidate_wins_with_fewer_judgements_than_one_for_each_candidate_and_query() -> None:
     told = scores(0.0, 0.3, 0.1, 0.0)
     winner, spent = run_race(told, RaceSettings(max_queries=400))
     assert winner == 1

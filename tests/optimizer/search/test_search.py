@@ -161,7 +161,7 @@ SMALL = RacedSettings(beam=2, actions=3, depth=4, race=RaceSettings(first_look=4
 
 
 @pytest.mark.parametrize(("counts_unreadable", "winner"), [(True, -1), (False, 1)])
-async def test_unreadable_judgement_counts_as_zero_or_its_query_for_no_path(
+async def test_unreadable_judgement_counts_as_zero_or_excludes_its_query_for_all_paths(
     counts_unreadable: bool, winner: int
 ) -> None:
     class Unjudged(Numbers):
@@ -214,7 +214,7 @@ async def test_each_level_races_on_the_queries_after_those_of_the_level_before(f
     assert len(levels) > 2
 
 
-async def test_race_that_is_interrupted_has_told_its_leader() -> None:
+async def test_interrupted_race_has_reported_its_leader() -> None:
     class Interrupted(Numbers):
         async def score(self, candidate: int, query: int) -> Outcome:
             if query >= 8:

@@ -118,7 +118,9 @@ async def test_run_goes_on_without_the_prompts_that_cannot_be_used(tmp_path: Pat
     assert not any("forged" in text for _, text in models.requests)
 
 
-async def test_row_that_cannot_be_embedded_is_no_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_row_that_cannot_be_embedded_is_not_used_for_a_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def injected(candidate: Candidate, row: Row) -> Injected:
         if row.query == "the longest row":
             raise UnembeddableTextError("the embedder fails at a text")

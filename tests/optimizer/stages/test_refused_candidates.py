@@ -74,7 +74,7 @@ async def test_candidate_that_is_too_long_for_a_later_row_is_dropped_before_it_r
     assert "status 400" in why
 
 
-async def test_row_that_is_refused_under_every_candidate_drops_none(tmp_path: Path) -> None:
+async def test_row_that_is_refused_for_every_candidate_drops_no_candidate(tmp_path: Path) -> None:
     long = "word " * 400
     async with opened(tmp_path, lambda _model, _system, query: query == long) as (models, context, start):
         gate = PromptGate(context.gate, context.task, 250, rows(40, n3=long, n25=long + "more"), 10)
@@ -85,7 +85,7 @@ async def test_row_that_is_refused_under_every_candidate_drops_none(tmp_path: Pa
     assert not dropped(tmp_path)
 
 
-async def test_change_that_only_later_rows_show_is_a_change(tmp_path: Path) -> None:
+async def test_change_that_affects_only_later_rows_is_admitted(tmp_path: Path) -> None:
     async with opened(tmp_path, lambda *_: False) as (_, context, start):
         narrow = replace(start, retrieval=replace(start.retrieval, minimum_similarity=0.95))
         other = replace(start, retrieval=replace(start.retrieval, minimum_similarity=0.99999))

@@ -48,7 +48,7 @@ def test_default_is_the_bundle_of_the_model(
     assert found.reason
 
 
-def test_the_name_of_a_bundle_of_drpo_is_one(tmp_path: Path) -> None:
+def test_the_name_of_a_bundle_of_drpo_is_a_starting_bundle(tmp_path: Path) -> None:
     found = starting_bundle(config(tmp_path / "run", GENERAL, CHAT_MODEL))
     assert (found.name, found.reason) == (GENERAL, "")
 

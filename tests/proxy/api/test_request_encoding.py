@@ -49,7 +49,7 @@ async def served() -> AsyncIterator[Served]:
 
 @pytest.mark.parametrize(("written", "read"), BROKEN_TEXTS.values(), ids=BROKEN_TEXTS)
 @pytest.mark.parametrize("seed", ["1", "123456789012345678901234567890", "1e999"])
-async def test_half_a_surrogate_pair_does_not_cost_the_answer(
+async def test_request_with_half_a_surrogate_pair_is_answered(
     written: str, read: str, seed: str, served: Served
 ) -> None:
     message = f'{{"role": "user", "content": "{written}"}}'
@@ -69,7 +69,7 @@ async def test_half_a_surrogate_pair_does_not_cost_the_answer(
     ],
 )
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"], ids=["", "byte order mark"])
-async def test_every_endpoint_reads_half_a_pair_and_a_byte_order_mark(
+async def test_every_endpoint_reads_half_a_surrogate_pair_and_a_byte_order_mark(
     path: str, field: str, mark: bytes, served: Served
 ) -> None:
     status, reply = await served.post(path, mark + f'{{"model": "scripted", {field}}}'.encode())
@@ -87,7 +87,7 @@ async def test_another_encoding_is_refused_with_what_to_do(encoding: str, served
 
 
 @pytest.mark.parametrize("text", [rb"\ud800", rb"\\", rb"\n", rb"\ud83d\ude00", rb"\\ud800"])
-def test_repair_of_a_large_text_does_not_hold_up_others(text: bytes) -> None:
+def test_repair_of_a_large_text_does_not_delay_other_requests(text: bytes) -> None:
     data = text * (8_000_000 // len(text)) + rb"\ud800"
     start = time.process_time()
     repaired_json(data)

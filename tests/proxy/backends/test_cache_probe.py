@@ -136,7 +136,7 @@ async def test_cache_that_reports_its_tokens_works_after_two_prompts(usage: Usag
 
 
 @pytest.mark.parametrize("usage", [openai_usage, llama_usage, deepseek_usage])
-async def test_cache_that_reports_no_tokens_does_nothing(usage: Usage) -> None:
+async def test_cache_that_reports_zero_tokens_does_not_work(usage: Usage) -> None:
     finding = await probed(Server(usage, caches=False))
     assert finding == CacheFinding(False, "0 of 641 tokens of a repeated prompt were in the cache")
 

@@ -148,7 +148,7 @@ def copy_of_default(folder: Path, name: str) -> str:
 
 
 @pytest.mark.parametrize("script", [models.perfect, half_right, models.breaking(models.rambles)])
-async def test_a_bundle_against_its_copy_cannot_be_told(script: Script, tmp_path: Path) -> None:
+async def test_verdict_on_a_bundle_and_its_copy_is_cannot_tell(script: Script, tmp_path: Path) -> None:
     result = await run_fit(script, copy_of_default(tmp_path, "copy"), baseline="default", limit=40)
     assert result.arms.baseline.served is not None
     assert result.arms.candidates[0].served is not None

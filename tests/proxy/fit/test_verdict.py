@@ -45,7 +45,7 @@ ALL_ANSWERED = compared(120, 0, 0, 0)
         ((0, 0, 2, 1), (0, 0, 1, 1), Decision.CANNOT_TELL),
     ],
 )
-def test_decision_about_numbers(
+def test_decision_follows_from_the_numbers(
     harmless: tuple[int, int, int, int], harmful: tuple[int, int, int, int], decision: Decision
 ) -> None:
     quality = compared(*harmless), compared(*harmful)
@@ -80,7 +80,7 @@ def test_temporary_failures_count_only_in_a_complete_run(
     assert verdict.decision is decision
 
 
-def test_headroom_is_a_question_about_the_model_alone() -> None:
+def test_headroom_is_not_judged_if_the_baseline_is_a_bundle() -> None:
     perfect = compared(74, 0, 0, 0), compared(46, 0, 0, 0)
     assert decide(perfect, ALL_ANSWERED, baseline_is_bundle=True) is Decision.CANNOT_TELL
 

@@ -48,7 +48,7 @@ async def test_empty_assistant_message_at_the_end_counts_as_absent(
 
 @pytest.mark.parametrize("content", ["", [{"type": "output_text", "text": ""}], None, "\n"])
 @pytest.mark.parametrize("kind", ["completion", "chat"])
-async def test_the_same_holds_for_the_responses_api(kind: str, content: Any) -> None:
+async def test_empty_assistant_item_of_the_responses_api_counts_as_absent(kind: str, content: Any) -> None:
     items = [USER, {"type": "message", "role": "assistant", "content": content}]
     _, usual, expected = await asked(kind, "/v1/responses", input=[USER])
     status, headers, sent = await asked(kind, "/v1/responses", input=items)

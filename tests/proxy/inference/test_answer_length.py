@@ -105,7 +105,7 @@ async def test_limit_is_lowered_by_all_that_was_injected_if_nobody_counts(kind: 
 
 @BOTH
 @pytest.mark.parametrize("fields", [{"stream": True}, {"n": 3}, {"max_tokens": None}, {"min_tokens": 980}])
-async def test_other_fields_do_not_matter(kind: str, fields: dict[str, Any]) -> None:
+async def test_limit_is_lowered_whatever_the_other_fields_are(kind: str, fields: dict[str, Any]) -> None:
     status, _, sent = await asked(kind, **{"max_tokens": 985, **fields})
     limit = sent.get("max_tokens")
     assert status == 200

@@ -58,7 +58,9 @@ async def test_field_that_asks_for_nothing_leaves_the_examples(kind: str, fields
 
 @pytest.mark.parametrize("fields", [{"tools": TOOLS, "tool_choice": "none"}, {"text": {"format": {"type": "text"}}}])
 @pytest.mark.parametrize("kind", ["completion", "chat"])
-async def test_the_same_holds_for_the_responses_api(kind: str, fields: dict[str, Any]) -> None:
+async def test_field_of_the_responses_api_that_asks_for_nothing_leaves_the_examples(
+    kind: str, fields: dict[str, Any]
+) -> None:
     async with scripted_backend(answer, kind=kind) as backend, serving(backend.url) as proxy:
         body = {"model": "scripted", "input": "Why is the sky blue?", **fields}
         status, headers, reply = await proxy.post("/v1/responses", body)

@@ -38,7 +38,7 @@ def start(*arguments: str) -> "subprocess.CompletedProcess[str]":
 @pytest.mark.parametrize(
     "arguments", [["--help"], ["--bakend", "x"], ["--backend", "localhost:8000"], ["new-key", "a"]]
 )
-def test_command_ends_alike_in_a_process_of_its_own(arguments: list[str]) -> None:
+def test_command_in_a_process_of_its_own_prints_and_returns_the_same(arguments: list[str]) -> None:
     done = [run(*arguments), start(*arguments)]
     assert len({one.returncode for one in done}) == 1
     key = r"drpo-[\w-]+|[0-9a-f]{64}"

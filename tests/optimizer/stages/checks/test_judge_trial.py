@@ -165,7 +165,7 @@ def events_of(out: Path) -> list[Event]:
     [{"weights": {"judge": 1.0}, "trust": 0}, {"weights": {"rules": 1.0}, "trust": 8}],
     ids=["off", "no judge"],
 )
-async def test_no_call_is_made_without_a_reason(reward: dict[str, Any], tmp_path: Path) -> None:
+async def test_no_call_is_made_if_the_check_is_off_or_there_is_no_judge(reward: dict[str, Any], tmp_path: Path) -> None:
     search = {"depth": 1, "first": 4, "queries": 4}
     async with open_scripted_models() as (models, url):
         path = write_rows(tmp_path, url, reward=reward, search=search)

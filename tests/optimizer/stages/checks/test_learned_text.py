@@ -156,7 +156,7 @@ def test_text_that_speaks_to_the_judge_is_refused() -> None:
     assert LearnedTexts(config(), ()).prompt_fault(text, PROMPT) == "tries to influence the judge"
 
 
-def test_published_method_has_no_such_rule() -> None:
+def test_published_method_refuses_no_text() -> None:
     texts = LearnedTexts(config(search={"recipe": "drpo"}, reward={}), ROWS)
     for text in (*COPIES.values(), "so " * 30, '{"helpfulness": 5, "clarity": 5}'):
         assert texts.prompt_fault(text, PROMPT) == texts.example_fault(Example("e", "Other?", text)) == ""
@@ -169,7 +169,7 @@ def test_limit_that_makes_no_sense_is_refused(table: str, key: Mapping[str, Any]
         config(**{table: key})
 
 
-def test_sequences_of_a_short_text_are_none() -> None:
+def test_short_text_has_no_word_sequences() -> None:
     assert word_sequences("seven words are not yet eight words", 8) == frozenset()
     assert word_sequences("Don\u2019t stop, DON'T!", 3) == {("don't", "stop", "don't")}
 

@@ -78,7 +78,7 @@ def test_room_for_injected_tokens_grows_with_the_shown_examples(taste: Taste) ->
     assert all(one.candidate.retrieval.max_injected_tokens > 50 for one in preferred_proposals(tight, POOL, taste))
 
 
-async def test_proposer_offers_them_first_and_only_once(taste: Taste) -> None:
+async def test_proposer_offers_the_preferred_examples_first_and_only_once(taste: Taste) -> None:
     proposer = ExampleProposer(POOL, EMBEDDER, 0, taste=taste)
     first = await proposer.propose(make_parent(with_sets()), 1)
     assert "in the form that people prefer" in first[0].change

@@ -77,7 +77,7 @@ def proposed_prompts(start: Candidate, failed: Outcome) -> list[dict[str, Any]]:
     return [{one.name: one.prompt for one in proposal.candidate.bank.sets} for proposal in found]
 
 
-async def test_bundle_that_shows_no_nearest_examples_may_begin_to() -> None:
+async def test_proposal_can_add_nearest_examples_to_a_bundle_that_shows_none() -> None:
     found = retrieval_settings(make_parent(make_candidate(*EXAMPLES, k=0)))
     assert 3 in [one.candidate.retrieval.k for one in found["k"]]
     sets = retrieval_settings(make_parent(with_sets(make_candidate(*EXAMPLES), "set")))

@@ -55,7 +55,9 @@ def test_context_and_name_are_those_of_the_file(version: int, tmp_path: Path) ->
         ("anything", "my/own name", "my/own name"),
     ],
 )
-def test_name_of_the_model(named: str | None, given_: str, name: str, tmp_path: Path) -> None:
+def test_model_is_named_by_the_flag_the_header_or_the_file_name(
+    named: str | None, given_: str, name: str, tmp_path: Path
+) -> None:
     values = {**LLAMA, "general.name": named}
     if named is None:
         del values["general.name"]
@@ -63,7 +65,7 @@ def test_name_of_the_model(named: str | None, given_: str, name: str, tmp_path: 
 
 
 @pytest.mark.parametrize(("template", "has"), [("{{ messages }}", True), ("", False), ("  \n", False)])
-def test_chat_template_of_the_file(template: str, has: bool, tmp_path: Path) -> None:
+def test_blank_chat_template_counts_as_none(template: str, has: bool, tmp_path: Path) -> None:
     assert _open(gguf({**LLAMA, "tokenizer.chat_template": template}), tmp_path).has_template == has
 
 
@@ -86,7 +88,7 @@ def test_context_and_slots_fit_into_the_memory(free_tokens: int, context: int, s
 
 
 @pytest.mark.parametrize(("asked", "slots"), [(2048, 4), (16384, 2)])
-def test_asked_context_is_served_with_as_many_slots_as_fit(asked: int, slots: int, tmp_path: Path) -> None:
+def test_requested_context_is_served_with_as_many_slots_as_fit(asked: int, slots: int, tmp_path: Path) -> None:
     file = _open(gguf(), tmp_path, context=asked, memory=310 * 2**20 + 40_000 * BYTES_PER_TOKEN)
     assert (file.context, file.slots) == (asked, slots)
 
@@ -106,7 +108,7 @@ def test_context_that_the_model_does_not_have_is_refused(asked: int, tmp_path: P
         ({"llama.context_length": -1 & 0xFFFFFFFF}, None),
     ],
 )
-def test_odd_numbers_in_a_header_are_no_fault_of_the_proxy(
+def test_odd_numbers_in_a_header_are_ignored_or_are_one_clear_error(
     changed: Mapping[str, Any], expected: int | None, tmp_path: Path
 ) -> None:
     path = write(tmp_path, gguf({**LLAMA, **changed}))
@@ -188,7 +190,7 @@ def test_model_that_does_not_fit_into_memory_is_refused_with_both_figures(
 
 
 @given(st.binary(max_size=200), st.integers(0, 400), st.integers(1, 255))
-def test_no_content_makes_another_error_than_a_clear_one(tail: bytes, at: int, flip: int) -> None:
+def test_any_content_is_read_or_is_one_clear_error(tail: bytes, at: int, flip: int) -> None:
     content = bytearray(gguf(tensors=TENSORS))
     content[at % len(content)] ^= flip
     with tempfile.TemporaryDirectory() as folder:

@@ -219,7 +219,7 @@ def test_large_relative_differences_are_told_as_multiples(metric: str, factor: f
     assert re.fullmatch(words, told(report_on(raw, new, experiment(metric))).words)
 
 
-def test_values_between_0_and_1_are_no_shares_and_means_of_flags_are() -> None:
+def test_means_of_flags_are_shares_and_other_values_between_0_and_1_are_not() -> None:
     dice = np.random.default_rng(5)
     rated = report_on(dice.random(300), dice.random(300), experiment("rating"))
     flags = report_on(dice.integers(0, 5, 300) / 4, dice.integers(0, 5, 300) / 4, experiment("liked"), requests=4)

@@ -78,7 +78,7 @@ async def test_vector_that_is_not_finite_is_a_failed_retrieval_without_a_floor(v
 
 
 @pytest.mark.parametrize("policy", ["set", "set_and_nearest"])
-async def test_examples_go_in_order_as_the_conversation_grows(policy: str) -> None:
+async def test_examples_are_removed_in_order_as_the_conversation_grows(policy: str) -> None:
     """The nearest example is removed before the set, and the set before the pinned refusal."""
     served = with_sets(policy=policy)
     seen = []

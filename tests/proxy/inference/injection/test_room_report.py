@@ -48,7 +48,7 @@ async def test_announced_room_is_the_room_of_requests() -> None:
         (256, True, "all examples fit beside no conversation"),
     ],
 )
-async def test_sentences(context: int | None, counted: bool, says: str) -> None:
+async def test_sentences_say_which_room_remains(context: int | None, counted: bool, says: str) -> None:
     async with scripted_backend(say_yes) as backend, serving(backend.url) as proxy:
         model = replace(proxy.gateway.pool.models["scripted"], context=context)
     sentences = list(describe_room(served_bundle(), replace(COSTS, counted=counted), model))
