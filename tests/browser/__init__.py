@@ -1,1 +1,1 @@
-"""Pages in a real headless Chromium."""
+"""Tests of pages in a real headless Chromium."""

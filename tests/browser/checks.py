@@ -1,4 +1,4 @@
-"""What must be true of every page in every state: axe-core finds nothing serious, and all texts can be read.
+"""Checks for every page in every state: axe-core finds nothing serious, and all texts can be read.
 
 axe-core comes from npm, in the version and with the hash of axe/package-lock.json, and is kept in the cache folder.
 """
@@ -17,7 +17,8 @@ from tools.packages import install_npm
 _PINS: Final = Path(__file__).parent / "axe"
 _SERIOUS: Final = ("serious", "critical")
 
-# Without `preload: false`, axe-core fetches style sheets. A browser refuses that for files, and says so on the console.
+# Without `preload: false`, axe-core fetches style sheets. A browser refuses to fetch files, and logs this on the
+# console.
 _VIOLATIONS: Final = """async () =>
   (await axe.run(document, {resultTypes: ["violations"], preload: false})).violations"""
 _CUT_OFF: Final = """() => [...document.querySelectorAll("body *")].filter((one) => {

@@ -1,4 +1,4 @@
-"""A Chromium for the tests: the machine's own, or one from npm, kept in the cache folder. Knows no page."""
+"""Finds a Chromium for the tests: the machine's own, or one that is installed from npm into the cache folder."""
 
 import os
 import shutil
@@ -17,7 +17,7 @@ _UNPACK: Final = "import('@sparticuz/chromium').then(async found => console.log(
 
 
 def chromium(say: Say) -> Path:
-    """The program. Raises StepError, or CalledProcessError where npm's cannot be unpacked."""
+    """Return the path of Chromium. Raises StepError, or CalledProcessError if the package of npm cannot be unpacked."""
     for name in _NAMES:
         if found := shutil.which(name):
             return Path(found)

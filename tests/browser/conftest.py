@@ -15,7 +15,10 @@ Open = Callable[[int, Scheme], AbstractContextManager[Page]]
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """A browser for one module. Its event loop occupies the thread, so no asynchronous test can run meanwhile."""
+    """A browser for one module.
+
+    Its event loop occupies the thread, so no asynchronous test can run at the same time.
+    """
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium(print), args=["--no-sandbox"])
         yield browser

@@ -1,7 +1,7 @@
-"""A proxy with all that the operator page can show: bundles, experiments, feedback, and texts that are hard to show.
+"""Runs a proxy with all that the operator page can show: bundles, experiments, feedback, and hard texts.
 
 Hard texts are long, have no spaces, run from right to left, or contain markup. Names are as long as they may be. The
-backend is scripted: these are tests of how texts look, and not of what models answer.
+backend is scripted, because the tests check how texts look, and not what models answer.
 """
 
 import asyncio
@@ -72,7 +72,7 @@ tolerance = 0.5
 
 @contextmanager
 def operated(folder: Path) -> Iterator[str]:
-    """Run the proxy during the block, and return the URL of its page. The folder is empty before."""
+    """Run the proxy during the block, and yield the URL of its page. The folder must be empty at first."""
     _write_bundles(folder)
     _write_experiments(folder)
     _fill_store(folder)
@@ -118,7 +118,10 @@ def _write_experiments(folder: Path) -> None:
 
 
 def _fill_store(folder: Path) -> None:
-    """Store the requests of the two experiments, one after the other. The bundles differ in the one that ended."""
+    """Store the requests of the two experiments, one after the other.
+
+    Only in the one that ended do the bundles differ.
+    """
     with Store(dsn_of(f"sqlite:{folder / 'store.sqlite3'}")) as store:
         for number, path in enumerate(sorted((folder / "experiments").iterdir())):
             store.write(_batch(path, number * _UNITS, gain=0.2 * number, first_day=-_DAYS * (1 + number)))
@@ -168,7 +171,7 @@ def _content(of: Exposure, question: str) -> Content:
 
 
 async def _answer(reply: Reply, request: Received) -> None:
-    """Answer a request that wants a stream with hard texts, and another one briefly."""
+    """Answer a request for a stream with texts that are hard to show, and any other request briefly."""
     if request.method != "POST":
         await reply.whole({}, "404 Not Found")
     elif not request.json.get("stream"):
@@ -182,7 +185,7 @@ async def _answer(reply: Reply, request: Received) -> None:
 
 @contextmanager
 def _backend() -> Iterator[str]:
-    """Run the backend in a thread of its own. The browser's event loop has the thread of the test."""
+    """Run the backend in a thread of its own, because the browser's event loop occupies the thread of the test."""
     url: Future[str] = Future()
     stop = threading.Event()
 

@@ -1,6 +1,6 @@
 """Tests that everybody can use the operator page: on a phone, in the dark, by keyboard, with a screen reader.
 
-Each view is tested full of hard texts, empty, and where the server has stopped.
+Each view is tested with texts that are hard to show, without content, and after the server has stopped.
 """
 
 from collections.abc import Callable, Iterator

@@ -37,7 +37,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 await run(config, folder / "out", journal, lambda _: None)
         return write_report(folder / "out")
 
-    with ThreadPoolExecutor(1) as aside:  # the browser's own event loop has this thread
+    with ThreadPoolExecutor(1) as aside:  # the browser's event loop occupies this thread
         return aside.submit(lambda: asyncio.run(make())).result()
 
 

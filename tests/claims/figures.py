@@ -1,7 +1,7 @@
-"""Reads the figures of a text, and says whether another text has the same figures.
+"""Finds the figures of a text, and says whether another text has the same figures.
 
-A figure is a number that is no part of a word, a version, a date or the level of an interval. A text may round a
-figure, and may write a share as per cent.
+A figure is a number that is not a part of a word, a version, a date or the level of an interval. The other text may
+round a figure, and may write a share as per cent.
 """
 
 import re
@@ -33,7 +33,7 @@ class Figure:
     Attributes:
         text: How the text writes it, with its interval.
         value: Its value.
-        unit: The value of its last digit.
+        unit: The value of one step of its last digit, such as 0.01.
         is_percent: Whether it is a number of per cent.
         has_interval: Whether an interval follows it.
     """
@@ -54,19 +54,22 @@ def figures(text: str) -> Iterator[Figure]:
 
 
 def is_in(figure: Figure, text: str) -> bool:
-    """Whether a text has a figure. It may have more digits, or be a share in place of per cent, or the reverse."""
+    """Return whether a text has a figure.
+
+    It may have more digits there, or be a share in place of per cent, or vice versa.
+    """
     if figure.has_interval:
         return _plain(figure.text) in _plain(text)
     return any(_is_rounded(figure, value) for other in figures(text) for value in _values(other, figure))
 
 
 def missing(figures_of: Iterable[Figure], text: str) -> list[str]:
-    """The figures that a text does not have."""
+    """Return the figures that a text does not have."""
     return [one.text for one in figures_of if not is_in(one, text)]
 
 
 def _plain(text: str) -> str:
-    """The text with single spaces, and without the plus signs of numbers."""
+    """Return the text with single spaces, and without the plus signs of numbers."""
     return re.sub(r"\+(?=\d)", "", re.sub(r"\s+", " ", text))
 
 

@@ -1,6 +1,6 @@
 """Reads Markdown pages: their sections, with the anchors of the headings, and their blocks, with the links of each.
 
-A block is a paragraph, an item of a list or a row of a table. Code in fences is in no block.
+A block is a paragraph, an item of a list or a row of a table. Blocks contain no code in fences.
 """
 
 import re
@@ -87,12 +87,12 @@ class Section:
         return tuple("\n\n".join([self.above, *parts[:end]]) for end in ends)
 
     def blocks(self) -> tuple[Block, ...]:
-        """The blocks before the first heading below this one."""
+        """Return the blocks before the first heading below this one."""
         return tuple(_blocks(self.page, self.own))
 
 
 def sections(page: Path) -> tuple[Section, ...]:
-    """The sections of a page, in their order. A section contains the text of those below it."""
+    """Return the sections of a page, in their order. A section contains the text of those below it."""
     text = _without_headings_in_code(page.read_text(encoding="utf-8"))
     found, seen = list(_HEADING.finditer(text)), dict[str, int]()
     read: list[Section] = []
@@ -106,24 +106,24 @@ def sections(page: Path) -> tuple[Section, ...]:
 
 
 def linked(link: Link) -> str:
-    """The text to which a link leads: a section, or a whole page. The text of an absent section is empty."""
+    """Return the text to which a link leads: a section, or a whole page. It is empty if there is no such section."""
     if not link.anchor:
         return link.page.read_text(encoding="utf-8")
     return next((one.text for one in sections(link.page) if one.anchor == link.anchor), "")
 
 
 def without_code(text: str) -> str:
-    """The text without code in fences."""
+    """Return the text without code in fences."""
     return _FENCE.sub("", text)
 
 
 def without_links(text: str) -> str:
-    """The text with the words of its links, but without their targets."""
+    """Return the text with the words of its links, but without their targets."""
     return _LINK.sub(r"\1", text)
 
 
 def _enclosing(read: list[Section], level: int) -> list[Section]:
-    """The sections that contain the next one, which has this level: the last one of each higher level."""
+    """Return the sections that contain a following section of this level: the last section of each higher level."""
     found: list[Section] = []
     for one in reversed(read):
         if one.level < (found[-1].level if found else level):
@@ -132,12 +132,12 @@ def _enclosing(read: list[Section], level: int) -> list[Section]:
 
 
 def _without_headings_in_code(text: str) -> str:
-    """The text, in which a comment of a shell does not look like a heading."""
+    """Return the text, changed so that a comment of a shell does not look like a heading."""
     return _FENCE.sub(lambda fence: re.sub(r"^#", " #", fence[0], flags=re.MULTILINE), text)
 
 
 def _next(flags: list[bool], start: int) -> int:
-    """The position after the first true flag from `start` on, or the number of the flags if there is none."""
+    """Return the position after the first true flag from `start` on, or the number of flags if there is none."""
     return next((number + 1 for number in range(start, len(flags)) if flags[number]), len(flags))
 
 

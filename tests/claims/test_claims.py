@@ -1,7 +1,7 @@
-"""Figures of the pages come from measurements that have a command and a date.
+"""Tests that figures of the pages come from measurements that have a command and a date.
 
-- A figure of the README is in the section of docs to which its paragraph or its row links. Those of one row are in one
-  row or paragraph of this section.
+- A figure of the README is in the section of docs to which its paragraph or its row links. All figures of one row of
+  the README are in one row or paragraph of this section.
 - A table of docs/benchmarks has a date and a command: before it in its section, in the paragraph after it, or above its
   section. If the program was not kept, the page says that no command repeats the measurement.
 - Where a page links to a table of docs/benchmarks, the figures beside the link are in this table's section.
@@ -25,17 +25,17 @@ MEASURED: Final = sorted(BENCHMARKS.glob("*.md"))
 
 _DATE: Final = re.compile(r"\b\d{1,2} [A-Z][a-z]+ 20\d\d\b|\b20\d\d-\d\d-\d\d\b")
 _COMMAND: Final = re.compile(r"(?:python -m|make|pytest|drpo-(?:proxy|optimizer|index)) [\w.-]+")
-_NONE: Final = "no command repeats"  # the page itself says so of an earlier trial, whose program was not kept
+_NONE: Final = "no command repeats"  # words by which a page says that the program of a measurement was not kept
 _MODULE: Final = re.compile(r"python -m (tests\.[\w.]+)")
 
 
 def unproved(section: Section) -> list[str]:
-    """What a section lacks of a date and a command. Text above it on the page counts, too."""
+    """Return what a section lacks of a date and a command. Text above it on the page counts, too."""
     return _lacks(section.above + section.own)
 
 
 def unproved_tables(section: Section) -> list[list[str]]:
-    """What each table of a section lacks of a date and a command, before it or in the paragraph after it."""
+    """Return what each table of a section lacks of a date and a command, before it or in the paragraph after it."""
     return [_lacks(text) for text in section.before_tables()]
 
 
@@ -49,7 +49,7 @@ def _lacks(text: str) -> list[str]:
 
 
 def wrong_figures(block: Block, folder: Path, *, is_proved: bool = False) -> list[str]:
-    """The figures of a block that none of the sections to which it links has.
+    """Return the figures of a block that are in none of the sections to which it links.
 
     Args:
         block: The block. For a row, the links of the paragraph before the table count, too.
@@ -63,19 +63,19 @@ def wrong_figures(block: Block, folder: Path, *, is_proved: bool = False) -> lis
 
 
 def split_row(block: Block) -> list[str]:
-    """The figures of a row after its first cell, if no single line of the linked sections has all of them."""
+    """Return the figures of a row after its first cell, if no single line of the linked sections has all of them."""
     found = list(figures(block.text.strip("|").partition("|")[2]))
     lines = [line for link in block.links for line in _lines(linked(link))]
     return [] if any(not missing(found, line) for line in lines) else [one.text for one in found]
 
 
 def _lines(text: str) -> list[str]:
-    """The rows and the paragraphs of a text."""
+    """Return the rows and the paragraphs of a text."""
     return re.split(r"\n(?=\|)|\n\s*\n", without_code(text))
 
 
 def page(folder: Path, name: str, text: str) -> Path:
-    """A page for a test."""
+    """Write a page for a test, and return it."""
     (file := folder / name).parent.mkdir(exist_ok=True)
     file.write_text(text, encoding="utf-8")
     return file
@@ -125,7 +125,7 @@ def test_intervals_have_a_date_and_a_command(file: Path) -> None:
 
 
 def _is_about(block: Block, is_proved: bool) -> bool:
-    """Whether a link to measurements says where the figures of a block come from."""
+    """Return whether a link to measurements says where the figures of a block come from."""
     links = block.links if is_proved else (*block.links, *block.links_before)
     return any(BENCHMARKS in link.page.parents for link in links)
 
@@ -179,7 +179,7 @@ def test_figure_is_found_with_more_digits_and_as_a_share(text: str, measured: st
 
 
 def _block(folder: Path, text: str, measured: str) -> Block:
-    """The first block of a page beside a page of measurements."""
+    """Write a page and a page of measurements, and return the first block of the first page."""
     page(folder / "measured", "m.md", f"# M\n\n## Speed\n\n{measured}\n\n## Other\n\n7.7\n")
     return sections(page(folder, "readme.md", f"# R\n\n{text}\n"))[0].blocks()[-1]
 

@@ -12,7 +12,7 @@ from tests.clients.environments import clean_environment, node_packages, node_sh
 from tools.steps import Say, run_step
 
 _SKIPPED: Final = "JavaScript clients: "
-_TEST_WITHIN: Final = 600.0  # seconds, for a test itself; what it waits for in fixtures has limits of its own
+_TEST_WITHIN: Final = 600.0  # seconds for a test alone; its fixtures have their own timeouts
 _PROGRAM_WITHIN: Final = 600.0  # seconds
 PROGRAMS: Final = Path(__file__).parent / "programs"
 
@@ -20,7 +20,7 @@ Results = Callable[[Sequence[str]], dict[str, Any]]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Everything in this folder starts other programs."""
+    """Mark every test of this folder, because they all start other programs."""
     for item in items:
         if item.path.parent == Path(__file__).parent:
             item.add_marker(pytest.mark.slow)
@@ -28,7 +28,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """A banner where the JavaScript clients could not run."""
+    """Print a banner if the JavaScript clients could not run."""
     skipped = (report.longrepr for report in terminalreporter.stats.get("skipped", []))
     if reason := next((str(why[2]) for why in skipped if isinstance(why, tuple) and _SKIPPED in str(why[2])), ""):
         terminalreporter.write_sep("!", "NO JAVASCRIPT CLIENT WAS TESTED", red=True, bold=True)
@@ -37,13 +37,13 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture(scope="session")
 def base_url(embedded_url: str) -> str:
-    """The proxy on the embedded model with the default bundle, as a client is told of it: with /v1."""
+    """The base URL, with /v1, of a proxy with the embedded model and the default bundle."""
     return embedded_url
 
 
 @pytest.fixture(scope="module")
 def results(base_url: str, tmp_path_factory: pytest.TempPathFactory, say: Say) -> Results:
-    """Runs `command BASE_URL MODEL` and returns the JSON object that it printed last. Raises StepError."""
+    """A function that runs `command BASE_URL MODEL`, and returns the last JSON object that it prints."""
 
     def run(command: Sequence[str]) -> dict[str, Any]:
         log = tmp_path_factory.mktemp("client") / "output.log"
@@ -57,7 +57,7 @@ def results(base_url: str, tmp_path_factory: pytest.TempPathFactory, say: Say) -
 
 @pytest.fixture(scope="session")
 def node_folder(tmp_path_factory: pytest.TempPathFactory, say: Say) -> Path:
-    """Our programs beside the packages that they import: Node looks for these where a program is."""
+    """A folder with our programs and the packages that they import. Node looks for packages beside a program."""
     if reason := node_shortcoming():
         pytest.skip(f"{_SKIPPED}{reason}")
     folder = tmp_path_factory.mktemp("node")

@@ -1,6 +1,7 @@
-"""Builds and keeps the environments that the clients run in, pinned, in the cache folder. Knows no client's commands.
+"""Builds the environments of the clients from pinned packages, and keeps them in the cache folder.
 
-Each has one of its own, since their dependencies are not ours and not each other's.
+Each client has an environment of its own, because its dependencies differ from ours and from those of other clients.
+This module does not depend on the commands of clients.
 """
 
 import os
@@ -26,7 +27,7 @@ _FOREIGN: Final = re.compile(
 
 
 def python_of(name: str, say: Say) -> Path:
-    """The interpreter of the environment that requirements/`name`.txt pins. Raises StepError."""
+    """Return the interpreter of the environment that requirements/`name`.txt pins. Raises StepError."""
     requirements = HERE / "requirements" / f"{name}.txt"
 
     def build(place: Path) -> None:
@@ -39,7 +40,7 @@ def python_of(name: str, say: Say) -> Path:
 
 
 def node_packages(say: Say, name: str = "node", *options: str) -> Path:
-    """The folder node_modules that `name`/package-lock.json pins, installed with options of npm. Raises StepError."""
+    """Return the folder node_modules that `name`/package-lock.json pins. `options` are for npm. Raises StepError."""
     pins = HERE / name
 
     def build(place: Path) -> None:
@@ -49,7 +50,7 @@ def node_packages(say: Say, name: str = "node", *options: str) -> Path:
 
 
 def node_shortcoming() -> str | None:
-    """Why JavaScript clients cannot run on this machine; None if they can."""
+    """Return why JavaScript clients cannot run on this machine; None if they can."""
     for program in ("node", "npm"):
         if shutil.which(program) is None:
             return f"`{program}` is not installed: install Node.js {_OLDEST_NODE} or newer, with npm"
@@ -61,7 +62,7 @@ def node_shortcoming() -> str | None:
 
 
 def clean_environment(**added: str) -> dict[str, str]:
-    """This process's variables without those that steer a client: what it is told, it is told by the test."""
+    """Return this process's variables without those that configure a client, so that only the test configures it."""
     ours = {name: value for name, value in os.environ.items() if not _FOREIGN.match(name)}
     return {**ours, "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1", **added}
 

@@ -23,7 +23,8 @@ _MODELS: Final[Mapping[str, Mapping[str, object]]] = {
     "completion": {"completion": True},
     "unknown": {"model_name": "no-such-model"},
 }
-# Without the last line, which llm's own short form of a schema does not write, this model adds properties for ever.
+# Without the last line, this model never stops adding properties. llm's short form of a schema does not write this
+# line.
 _PLACE: Final[Mapping[str, object]] = {
     "type": "object",
     "properties": {"city": {"type": "string"}, "country": {"type": "string"}},
@@ -34,7 +35,13 @@ _PLACE: Final[Mapping[str, object]] = {
 
 @dataclass(frozen=True, slots=True)
 class Ran:
-    """How a command ended. pieces: what it printed, one for each time that it wrote."""
+    """The result of a command.
+
+    Attributes:
+        status: The exit status.
+        pieces: What it printed: one text for each time that it wrote.
+        errors: What it printed on standard error.
+    """
 
     status: int
     pieces: list[str]
@@ -55,7 +62,7 @@ def llm_python(say: Say) -> Path:
 
 @pytest.fixture
 def llm(base_url: str, llm_python: Path, tmp_path: Path) -> Llm:
-    """Runs `llm` with a folder of its own."""
+    """A function that runs `llm` with a folder of its own."""
     models = [{"model_id": name, "model_name": _MODEL, "api_base": base_url, **more} for name, more in _MODELS.items()]
     (tmp_path / "extra-openai-models.yaml").write_text(json.dumps(models), encoding="utf-8")
     env = clean_environment(LLM_USER_PATH=str(tmp_path))
@@ -63,7 +70,7 @@ def llm(base_url: str, llm_python: Path, tmp_path: Path) -> Llm:
 
 
 def _run(command: list[str], errors: Path, env: dict[str, str]) -> Ran:
-    """In a pipe that keeps writes apart, each read gives one of them (Linux)."""
+    """Run a command. Its output goes through a pipe in which each read returns one write of the command (Linux)."""
     output, written = os.pipe2(os.O_DIRECT)
     with errors.open("wb") as file, os.fdopen(output, "rb", buffering=0) as reader:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=written, stderr=file, env=env)
@@ -80,7 +87,7 @@ def _ask(llm: Llm, model: str, question: str, *options: str, tokens: int = 40) -
 
 
 def _logged(llm: Llm) -> Any:
-    """What `llm` wrote into its own log of the last answer."""
+    """Return what `llm` wrote about the last answer into its own log."""
     (entry,) = json.loads(llm("logs", "list", "--count", "1", "--json").text)
     return entry
 

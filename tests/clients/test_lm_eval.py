@@ -17,7 +17,12 @@ _WITHIN: Final = 500.0  # seconds
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """exact_match: share of the questions whose answer names the capital; replies: what lm-eval was given."""
+    """The result of an evaluation.
+
+    Attributes:
+        exact_match: The share of questions whose answer names the capital.
+        replies: The replies that lm-eval received.
+    """
 
     exact_match: float
     replies: Sequence[str]
@@ -27,7 +32,10 @@ Evaluate = Callable[..., Evaluation]
 
 
 def _task(rows: Path) -> dict[str, Any]:
-    """A task as lm-eval reads it. `?` ends a reply: without it the raw model repeats the question."""
+    """Return a task as lm-eval reads it.
+
+    The stop string `?` ends a reply, because the raw model would repeat the question.
+    """
     named = {"function": "regex", "regex_pattern": f"({'|'.join(_CAPITALS.values())})"}
     return {
         "task": "capitals",
@@ -51,7 +59,7 @@ def log(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def evaluate(base_url: str, tmp_path: Path, log: Path, say: Say) -> Evaluate:
-    """Runs lm-eval's command on the task. Raises StepError."""
+    """A function that runs lm-eval's command on the task. Raises StepError."""
     python = python_of("lm-eval", say)
     rows, tasks, output = tmp_path / "capitals.jsonl", tmp_path / "tasks", tmp_path / "output"
     rows.write_text("\n".join(json.dumps({"country": c, "capital": w}) for c, w in _CAPITALS.items()), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The requests of Open WebUI 0.12, in their form: what it sends on its own is answered in the form that it reads."""
+"""Tests of requests in the form of Open WebUI 0.12. Its background requests get answers in the form that it reads."""
 
 import json
 from typing import Any, Final

@@ -29,7 +29,7 @@ _PROMPT: Final = """[
 
 @pytest.fixture(scope="module")
 def evaluate(base_url: str, tmp_path_factory: pytest.TempPathFactory, say: Say) -> Callable[..., Found]:
-    """Runs `promptfoo eval` with a provider's settings. Returns the results of the four questions."""
+    """A function that runs `promptfoo eval` with settings of a provider, and returns the four results."""
     if reason := node_shortcoming():
         pytest.skip(f"JavaScript clients: {reason}")
     if (sys.platform, platform.machine()) != ("linux", "x86_64"):

@@ -1,7 +1,8 @@
-"""schemathesis reads /openapi.json and tries what it describes, and what it does not, on both kinds of backend.
+"""schemathesis sends requests that follow /openapi.json, and requests that violate it, to both kinds of models.
 
-Two of its checks are left out: whether a field that violates the schema is refused, and whether a request that follows
-it is accepted. Both are the backend's to say, a mock here; tests/proxy/api/test_properties.py has the proxy's part.
+Two of its checks are left out: whether a request with a field that violates the schema is refused, and whether a
+request that follows the schema is accepted. The backend decides both, and the backend of this test is a mock.
+tests/proxy/api/test_properties.py tests what the proxy decides.
 """
 
 import asyncio

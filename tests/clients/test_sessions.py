@@ -1,4 +1,4 @@
-"""Sessions of the clients: each keeps a conversation of several turns, as its users do, and sends it again every time.
+"""Tests sessions of the clients: each keeps a conversation of several turns, and sends all of it each time.
 
 The programs print a session as an object: its `turns`, an answer to a request with `tools` and tool_choice none
 (`no_tools`), the first texts of streams that were `cancelled`, the same turn `repeated`, the last turn of an `edited`
@@ -31,7 +31,7 @@ CLIENTS: Final = {
     "llama-index": ("llama_index_session.py", ""),
     "inspect-ai": ("inspect_ai_session.py", ""),
 }
-"""By the name of a client: its program, and the name of the session among those that the program prints."""
+"""For each client, its program, and the name of the session in the output of the program."""
 _ENVIRONMENTS: Final = {
     "langchain_session.py": "langchain",
     "llama_index_session.py": "llama-index",
@@ -41,7 +41,7 @@ _ENVIRONMENTS: Final = {
 
 @pytest.fixture(scope="module")
 def output(results: Results, say: Say, request: pytest.FixtureRequest) -> Callable[[str], Found]:
-    """Runs a program once, and returns what it printed."""
+    """A function that runs a program once, and returns what it printed."""
     printed: dict[str, Found] = {}
 
     def run(program: str) -> Found:

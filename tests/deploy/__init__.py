@@ -1,1 +1,1 @@
-"""What deploy/ holds is checked here with the programs that it is for, as far as one machine can."""
+"""Tests of the files in deploy/, with the programs that read these files, as far as one machine can run them."""

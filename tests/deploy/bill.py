@@ -8,7 +8,7 @@ python -m tests.deploy.bill
 
 The packages are the pins of requirements/serve.txt (the image) and requirements/run.txt (with the embedded model). The
 weights are those of requirements/weights.toml. Only the licences are read from installed packages: those of this
-environment and of the extra `otel`. All else depends on committed files alone, so that a test can compare it.
+environment and of the extra `otel`. Everything else depends only on committed files, so that a test can compare it.
 """
 
 import json
@@ -50,20 +50,23 @@ parts of others, all under Apache-2.0: the weights of Universal Sentence Encoder
 
 
 def pins() -> dict[str, list[str]]:
-    """Versions by name of what runs on Linux and macOS, sorted. Two versions are for different versions of Python."""
+    """Return the versions of each package that runs on Linux and macOS, by name.
+
+    Two versions are for two versions of Python.
+    """
     text = "".join((ROOT / path).read_text(encoding="utf-8") for path in PINNED)
     found = {(name, version) for name, version, marker in _PIN.findall(text) if not _NEVER_RUNS.search(marker)}
     return {name: sorted(version for one, version in found if one == name) for name, _ in sorted(found)}
 
 
 def weights() -> list[dict[str, Any]]:
-    """The entries of requirements/weights.toml."""
+    """Return the entries of requirements/weights.toml."""
     entries: list[dict[str, Any]] = tomllib.loads(_WEIGHTS.read_text(encoding="utf-8"))["weights"]
     return entries
 
 
 def licence_of(package: Distribution) -> str:
-    """The licence that the metadata of a package name: an SPDX expression, or else the classifiers, or else a text."""
+    """Return the licence in the metadata of a package: an SPDX expression, or else the classifiers, or else a text."""
     said = package.metadata
     if expression := said.get("License-Expression"):
         return str(expression)
@@ -75,7 +78,10 @@ def licence_of(package: Distribution) -> str:
 
 
 def licences(folders: Iterable[Path | None]) -> dict[str, str]:
-    """The licences of the packages in folders, by normalised name; None is the path of this Python."""
+    """Return the licences of the packages in some folders, by normalised name.
+
+    None stands for the path of this Python.
+    """
     found = {}
     for folder in folders:
         for package in distributions() if folder is None else distributions(path=[str(folder)]):
@@ -84,19 +90,19 @@ def licences(folders: Iterable[Path | None]) -> dict[str, str]:
 
 
 def licences_page(said: Mapping[str, str]) -> str:
-    """The text of deploy/LICENCES.md."""
+    """Return the text of deploy/LICENCES.md."""
     rows = [f"| {name} | {', '.join(found)} | {said.get(name, 'not known')} |" for name, found in pins().items()]
     return _HEAD + "\n".join(rows) + "\n"
 
 
 def listed_licences() -> dict[str, tuple[list[str], str]]:
-    """Versions and licence of each row of deploy/LICENCES.md."""
+    """Return the versions and the licence of each row of deploy/LICENCES.md, by the name of the package."""
     rows = re.findall(r"^\| ([a-z0-9-]+) \| (\d[^|]*) \| (.+) \|$", LICENCES.read_text(encoding="utf-8"), re.MULTILINE)
     return {name: (versions.split(", "), licence) for name, versions, licence in rows}
 
 
 def bill() -> str:
-    """The text of deploy/sbom.cdx.json, from the pins, the licences that are listed, and the weights."""
+    """Return the text of deploy/sbom.cdx.json, from the pins, the licences that are listed, and the weights."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     said = {name: licence for name, (_, licence) in listed_licences().items()}
     packages = [_library(name, one, said.get(name, "not known")) for name, found in pins().items() for one in found]
@@ -134,7 +140,7 @@ def _library(name: str, version: str, licence: str) -> dict[str, Any]:
 
 
 def _model(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """A model and its files. The hash of a file is that of its content, not of the package that holds it."""
+    """Return the entry of a model and its files. The hash of a file is the hash of its content, not of its package."""
     return {
         "type": "machine-learning-model",
         "bom-ref": f"weights:{entry['name']}",
@@ -155,7 +161,7 @@ def _model(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def weights_table() -> str:
-    """The table of docs/supply-chain.md."""
+    """Return the table of docs/supply-chain.md."""
     head = [
         "| model | used for | who gets it | licence, and where it is said | pinned by | checked by |",
         "| --- " * 6 + "|",
@@ -182,7 +188,7 @@ def _links(paths: Sequence[str]) -> str:
 
 
 def with_table(page: str) -> str:
-    """The text of docs/supply-chain.md with the table of weights."""
+    """Return the text of docs/supply-chain.md with the table of weights."""
     before, rest = page.split(BEGIN)
     return before + BEGIN + weights_table() + END + rest.split(END)[1]
 

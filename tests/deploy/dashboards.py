@@ -1,6 +1,6 @@
-"""The dashboards of deploy/grafana/dashboards, in short. `python -m tests.deploy.dashboards` writes them anew.
+"""Defines the dashboards of deploy/grafana/dashboards. `python -m tests.deploy.dashboards` writes their files.
 
-A panel is a title, what it shows, its unit, and its queries by legend. Grafana fills in $__rate_interval and $job.
+Grafana replaces $__rate_interval and $job in the queries.
 """
 
 import json
@@ -17,7 +17,14 @@ _WIDTH, _HEIGHT = 12, 8  # of Grafana's 24 columns
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """queries: expression by legend; unit: as Grafana names it."""
+    """A panel of a dashboard.
+
+    Attributes:
+        title: The heading.
+        tells: What the panel shows.
+        unit: The unit, as Grafana names it.
+        queries: The PromQL expressions, by their legends.
+    """
 
     title: str
     tells: str
@@ -27,7 +34,13 @@ class Panel:
 
 @dataclass(frozen=True, slots=True)
 class Dashboard:
-    """name: of the file, and its uid."""
+    """A dashboard.
+
+    Attributes:
+        name: The name of its file, and its uid.
+        title: The heading.
+        panels: The panels, in their order.
+    """
 
     name: str
     title: str
@@ -283,7 +296,7 @@ DASHBOARDS: Final = (TRAFFIC, OVERHEAD, RETRIEVAL, PREFIX_CACHE, EXPERIMENTS, BA
 
 
 def written(dashboard: Dashboard) -> str:
-    """The file: Grafana's JSON."""
+    """Return the content of the dashboard's file: Grafana's JSON."""
     job = {"name": "job", "type": "query", "datasource": _SOURCE, "multi": True, "includeAll": True, "refresh": 2}
     job |= {"query": "label_values(drpo_requests_in_flight, job)", "current": {"text": "All", "value": "$__all"}}
     whole = {
@@ -320,7 +333,7 @@ def _panel(place: int, panel: Panel) -> dict[str, Any]:
 
 
 def queries(text: str) -> Iterator[tuple[str, str]]:
-    """Title and expression of each query of a dashboard's file."""
+    """Yield the title and the expression of each query in a dashboard's file."""
     for panel in json.loads(text)["panels"]:
         for target in panel["targets"]:
             yield f"{panel['title']}: {target['legendFormat']}", target["expr"]

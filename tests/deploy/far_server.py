@@ -1,4 +1,4 @@
-"""A model server of one model on every address of its network namespace: words at a pace, whole answers at once.
+"""A model server that listens on every address of its network namespace. It streams words at a fixed pace.
 
 python -m tests.deploy.far_server PORT
 """
@@ -10,7 +10,7 @@ from aiohttp import web
 
 from tests.faults.scripted import completion, completion_events
 
-WORDS, PAUSE = 100, 0.05  # seconds
+WORDS, PAUSE = 100, 0.05  # words of a stream, and seconds between two words
 
 
 async def models(_request: web.Request) -> web.Response:

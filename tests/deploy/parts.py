@@ -1,4 +1,4 @@
-"""The programs that deploy/ is checked with: the machine's own, or a package's, in the cache. Knows no check."""
+"""Finds the programs for the tests of deploy/: on the machine, or in a package in the cache folder."""
 
 import os
 import shutil
@@ -24,7 +24,7 @@ _WITHIN: Final = 600.0  # seconds
 
 
 def environment(name: str) -> Path:
-    """bin/ of the environment that requirements/`name`.txt pins; the test is skipped where it cannot be built."""
+    """Return bin/ of the environment that requirements/`name`.txt pins. If it cannot be built, the test is skipped."""
     requirements = HERE / "requirements" / f"{name}.txt"
 
     def build(place: Path) -> None:
@@ -37,12 +37,12 @@ def environment(name: str) -> Path:
 
 
 def called(folder: Path, name: str) -> list[str]:
-    """How a Python command of an environment is called: its first line names a folder that was renamed since."""
+    """Return how to call a Python command: with its environment's Python, because its first line is outdated."""
     return [str(folder / "python"), str(folder / name)]
 
 
 def program(name: str, package: str) -> Path:
-    """A program of the system, or of Debian's package, unpacked without being installed."""
+    """Return a program of the machine, or of Debian's package, which is unpacked and not installed."""
     found = shutil.which(name) or shutil.which(name, path="/usr/sbin:/sbin")
     if found:
         return Path(found)

@@ -1,4 +1,4 @@
-"""What a release is: wheel and sdist, built twice to the same bytes and checked by twine, with a list of what is in it.
+"""Builds a release: wheel and sdist, built twice to the same bytes and checked by twine, with a bill of materials.
 
 python -m tests.deploy.release dist      into dist/: the two, sbom.cdx.json (CycloneDX), SHA256SUMS
 """
@@ -24,17 +24,17 @@ def built(source: Path, into: Path, umask: int = 0o022) -> dict[str, str]:
 
     Args:
         source: The folder of the project.
-        into: The folder, which is made.
+        into: The folder for the two files. It is created.
         umask: The permissions that new files do not get.
 
     Returns:
-        Their SHA-256 by name.
+        The SHA-256 of each file, by its name.
 
     Raises:
         SystemExit: The build fails.
     """
     command = [sys.executable, "-m", "hatchling", "build", "-d", str(into)]
-    # Without the variable, hatchling writes one fixed time into all builds.
+    # Without this variable, hatchling writes the same fixed time into all builds.
     variables = {name: value for name, value in os.environ.items() if name != "SOURCE_DATE_EPOCH"}
     done = subprocess.run(command, cwd=source, capture_output=True, text=True, env=variables, umask=umask, check=False)
     if done.returncode:
@@ -55,7 +55,7 @@ def unpacked(sdist: Path, into: Path) -> Path:
 
 
 def dist(into: Path) -> None:
-    """Build both, check that the sdist makes both again and that twine takes them, and list what is in them.
+    """Build wheel and sdist, check that a build from the sdist gives the same bytes, and add the bill of materials.
 
     Raises:
         SystemExit: The second build gives other bytes.

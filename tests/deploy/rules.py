@@ -1,4 +1,4 @@
-"""The rules of deploy/prometheus, for the Prometheus operator. `python -m tests.deploy.rules` writes it anew."""
+"""Converts the rules of deploy/prometheus for the Prometheus operator: `python -m tests.deploy.rules`."""
 
 from typing import Final
 
@@ -18,7 +18,7 @@ spec:
 
 
 def written() -> str:
-    """The file: the groups of all rule files, moved in by two spaces."""
+    """Return the content of the file: the groups of all rule files, indented by two spaces."""
     lines = [line for path in RULES for line in path.read_text(encoding="utf-8").split("groups:\n")[1].splitlines()]
     return _HEAD + "".join(f"  {line}".rstrip() + "\n" for line in lines)
 

@@ -26,7 +26,7 @@ FLEETS: Final = (10, 100, 1_000)  # GPUs
 PACE: Final = 40  # tokens per second that one stream gets
 CORES_USED: Final = 0.6  # the share of its core that a worker uses on average, so that it can serve a burst
 POD: Final = 2  # workers of one pod
-STREAMS: Final = 1_000  # open streams of a worker at most: its memory was not measured with more
+STREAMS: Final = 1_000  # the maximum number of open streams of a worker: its memory was not measured with more
 STREAMING: Final = "memory, 1,000 slow"  # the head of a column
 UNKNOWN: Final = "not measured"
 
@@ -71,7 +71,7 @@ def _time(cpu: Cpu, gateway: str, shape: Shape) -> float:
 
 
 def _chunk(cpu: Cpu, gateway: str) -> float:
-    """Return the CPU time of a chunk in seconds: what a stream takes longer than a reply of one token."""
+    """Return the CPU time of a chunk in seconds: the additional time of a stream compared with a reply of one token."""
     longer = _time(cpu, gateway, STREAM) - _time(cpu, gateway, KNOWN)
     return longer / (STREAM.tokens - KNOWN.tokens)
 

@@ -1,4 +1,4 @@
-"""Tests of the bill of materials: it is that of the pins, and all weights by others are pinned, checked and listed."""
+"""Tests of the bill of materials: it agrees with the pins, and all weights by others are pinned, checked and listed."""
 
 import json
 import re
@@ -100,7 +100,7 @@ def test_every_weight_file_of_the_repository_is_listed() -> None:
 
 @WEIGHTS
 def test_licence_that_a_package_of_weights_names_is_the_one_of_the_entry(entry: dict[str, Any]) -> None:
-    """The two packages that name none, or that of their own code, say so in `evidence`."""
+    """For the two packages that name no licence, or only that of their code, `evidence` says so."""
     for name in entry["packages"]:
         try:
             said = bill.licence_of(distribution(name))

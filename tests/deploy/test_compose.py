@@ -1,4 +1,4 @@
-"""Guards compose.yaml: it is one by compose's own schema, and what it names in the repository is there."""
+"""Tests of compose.yaml: it follows compose's own schema, and the files that it names exist."""
 
 import json
 import subprocess

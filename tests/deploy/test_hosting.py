@@ -123,7 +123,7 @@ def test_files_of_the_host_have_the_form_of_their_schemas(schema: str) -> None:
 @pytest.mark.slow
 @pytest.mark.network
 def test_hooks_find_nothing(tmp_path: Path) -> None:
-    """In a copy, because ruff mends what it finds."""
+    """The test uses a copy of the repository, because ruff corrects what it finds."""
     pre_commit, clone = called(environment("hooks"), "pre-commit"), copied(tmp_path / "clone")
     for arguments in (["init", "--quiet"], ["add", "--all"]):
         subprocess.run(["git", *arguments], cwd=clone, check=True)

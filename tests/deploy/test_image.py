@@ -1,4 +1,4 @@
-"""Guards the image: hadolint reads the Dockerfile; its steps run in a clean folder, as far as they need no engine."""
+"""Tests of the image: hadolint checks the Dockerfile, and its steps run in a clean folder, without an engine."""
 
 import re
 import shutil
@@ -26,7 +26,7 @@ def test_hadolint_finds_nothing() -> None:
 
 
 def copied() -> list[str]:
-    """What the Dockerfile copies from the repository."""
+    """Return the paths that the Dockerfile copies from the repository."""
     lines = re.findall(r"^COPY (?!--from)(.+)$", DOCKERFILE.read_text(encoding="utf-8"), re.MULTILINE)
     return [name for line in lines for name in line.split()[:-1]]
 
@@ -49,7 +49,7 @@ def test_image_is_not_root_and_has_a_health_check() -> None:
 
 @pytest.fixture(scope="module")
 def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The stage `packages`, done by hand: the copied files alone, a new environment, the hashed requirements."""
+    """bin/ of a new environment, made by the steps of the stage `packages` from the copied files alone."""
     source = tmp_path_factory.mktemp("src")
     for name in copied():
         place, target = ROOT / name, source / name
@@ -66,7 +66,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _steps(built: Path) -> list[list[str]]:
-    """The shell lines of the stage that makes the wheel, with folders of here; uv stands in for pip, being faster."""
+    """Return the commands of the stage `packages`, with paths of this machine, and with uv in place of pip."""
     text = DOCKERFILE.read_text(encoding="utf-8").replace("\\\n", " ")
     stage = text.split("AS packages\n")[1].split("\nFROM ")[0]
     run = re.findall(r"^RUN (.+)$", stage, re.MULTILINE)
@@ -85,7 +85,7 @@ def _bare() -> dict[str, str]:
 @pytest.mark.slow
 @pytest.mark.network
 def test_image_steps_give_a_healthy_server_on_a_read_only_file_system(image: Path, tmp_path: Path) -> None:
-    """Started as the image starts it, in a mount namespace whose every file system but /tmp is read-only."""
+    """The server is started as in the image, in a mount namespace in which only /tmp is writable."""
     port = free_port()
     keys = tmp_path / "keys"
     keys.write_text(new_key("someone")[1], encoding="utf-8")

@@ -1,6 +1,7 @@
-"""Guards the snippets for TLS in front: the real nginx and the real Envoy pass each event of a stream on as it comes.
+"""Tests of the configurations for TLS: the real nginx and the real Envoy pass on each event of a stream at once.
 
-Each event is sent only after the client has the one before it: whoever gathers events stops the stream for good.
+Each event is sent only after the client has received the event before it, so a program that buffers events would stop
+the stream for ever.
 """
 
 import asyncio
@@ -26,7 +27,7 @@ EVENTS = 6
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """NAME.pem and NAME.key in a folder."""
+    """A folder with a certificate: NAME.pem and NAME.key."""
     folder = tmp_path_factory.mktemp("tls")
     command = [program("openssl", "openssl"), "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1"]
     command += ["-subj", f"/CN={NAME}", "-addext", f"subjectAltName=DNS:{NAME}"]
@@ -36,7 +37,10 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def nginx(folder: Path, tls: Path, port: int, proxy: int) -> list[str]:
-    """The snippet, with nothing changed but ports and places; `nginx -t` has looked at it."""
+    """Return the command of nginx with our configuration, in which only ports and paths are changed.
+
+    `nginx -t` accepts it.
+    """
     text = (DEPLOY / "nginx" / "drpo.conf").read_text(encoding="utf-8")
     text = text.replace("listen 443", f"listen 127.0.0.1:{port}").replace("127.0.0.1:8080", f"127.0.0.1:{proxy}")
     (folder / "drpo.conf").write_text(text.replace("/etc/nginx/tls", str(tls)), encoding="utf-8")
@@ -57,7 +61,10 @@ def nginx(folder: Path, tls: Path, port: int, proxy: int) -> list[str]:
 
 
 def envoy(folder: Path, tls: Path, port: int, proxy: int) -> list[str]:
-    """The same; `envoy --mode validate` has looked at it."""
+    """Return the command of Envoy with our configuration, changed in the same way.
+
+    `envoy --mode validate` accepts it.
+    """
     text = (DEPLOY / "envoy" / "envoy.yaml").read_text(encoding="utf-8")
     text = text.replace("address: 0.0.0.0, port_value: 443", f"address: 127.0.0.1, port_value: {port}")
     text = text.replace("port_value: 8080", f"port_value: {proxy}").replace("/etc/envoy/tls", str(tls))
@@ -118,7 +125,7 @@ async def test_events_pass_one_by_one_and_what_is_not_public_does_not(
 
 
 async def _read_one_by_one(response: aiohttp.ClientResponse, arrived: asyncio.Semaphore) -> bytes:
-    """Let the next event be sent when one has come."""
+    """Read a response. When an event has arrived, let the next one be sent."""
     said, seen = b"", 0
     async with asyncio.timeout(120):
         async for data in response.content.iter_any():
@@ -136,7 +143,7 @@ def _session(certificate: Path, port: int) -> aiohttp.ClientSession:
 
 
 def test_systemd_takes_the_unit_and_finds_it_hardened(tmp_path: Path) -> None:
-    """`systemd-analyze verify` for its words, `security` for its exposure (of 10; 9.6 is a unit without hardening)."""
+    """`systemd-analyze verify` checks the words, and `security` the exposure, from 0 to 10 (unhardened: 9.6)."""
     analyze = program("systemd-analyze", "systemd")
     unit = tmp_path / "drpo-proxy.service"
     text = (DEPLOY / "systemd" / "drpo-proxy.service").read_text(encoding="utf-8")

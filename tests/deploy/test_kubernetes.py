@@ -1,4 +1,4 @@
-"""Guards the manifests: kubectl renders each overlay, Kubernetes' schemas take it, and what must fit together does."""
+"""Tests of the manifests: kubectl renders each overlay, Kubernetes' schemas accept it, and the objects fit together."""
 
 import json
 import subprocess
@@ -21,7 +21,7 @@ _TO_JSON = "import json, sys, yaml; print(json.dumps(list(yaml.safe_load_all(sys
 
 
 def rendered(folder: Path) -> list[Any]:
-    """The objects of a kustomization, as kubectl would apply them."""
+    """Return the objects of a kustomization, as kubectl would apply them."""
     tools = environment("tools")
     made = subprocess.run([tools / "kubectl", "kustomize", folder], capture_output=True, text=True, check=False)
     assert made.returncode == 0, made.stderr

@@ -1,8 +1,8 @@
-"""Guards rules and dashboards: promtool tests the rules, and a real Prometheus, scraping a real proxy that is asked all
-sorts of things, answers every query of every dashboard with numbers.
+"""Tests of rules and dashboards: promtool tests the rules, and a real Prometheus answers each query of each dashboard.
 
-vLLM's own metrics page is a stand-in here, with the names that vLLM gives; the model server is scripted, so that it
-fails in the ways that the dashboards show.
+Prometheus scrapes a real proxy that gets requests of all kinds, and each query must have numbers. A stand-in serves the
+metrics of vLLM, under the names that vLLM gives them. The model server is scripted, so that it fails in the ways that
+the dashboards show.
 """
 
 import asyncio
@@ -44,7 +44,7 @@ def test_dashboards_and_rules_for_kubernetes_are_as_written_here() -> None:
 
 
 def test_every_metric_of_the_proxy_is_on_a_dashboard() -> None:
-    """One that nobody looks at is a cost without a use."""
+    """A metric that nobody looks at costs time and has no use."""
     shown = "".join(expression for _, expression in _every_query())
     named = {metric.name for metric in create_metrics().registry.collect() if metric.name.startswith("drpo_")}
     recorded = (PROMETHEUS / "rules" / "recording.yml").read_text(encoding="utf-8")
@@ -56,7 +56,7 @@ def test_every_metric_on_a_dashboard_is_one_of_the_proxys() -> None:
 
 
 def _strange(query: str) -> set[str]:
-    """Metrics in a query that this proxy does not have."""
+    """Return the metrics in a query that the proxy does not have."""
     ours = {metric.name for metric in create_metrics().registry.collect()}
     named = re.findall(r"(?<!job:)(?<!job_variant:)\bdrpo_\w+?(?=(?:_total|_bucket|_sum|_count)?\b)", query)
     return {name for name in named if name not in ours}
@@ -107,7 +107,7 @@ async def test_every_query_of_every_dashboard_is_answered_with_numbers(tmp_path:
 
 
 def _experiment(folder: Path) -> list[str]:
-    """Flags for an experiment, every request of which is judged."""
+    """Return flags for an experiment in which each request is judged."""
     file = folder / "experiment.toml"
     arms = "".join(
         f'[[arms]]\nname = "{name}"\nvariant = "{name}"\nweight = 1\n' for name in ("raw-matched", "aligned")
@@ -123,12 +123,12 @@ async def _judge(reply: Reply, _request: Received) -> None:
 
 @asynccontextmanager
 async def _scripted() -> AsyncIterator[list[str]]:
-    """Two model servers that answer, break off, are too busy, or close without a word, by turns."""
+    """Yield the URLs of two model servers that by turns answer, break off, are too busy, or close without a reply."""
     turn = count()
 
     async def script(reply: Reply, request: Received) -> None:
         which = next(turn) % 40
-        if which < 12:  # so many in a row that one of the two has broken three in a row
+        if which < 12:  # so many in succession that one of the two servers has broken off three in succession
             reply.reset()
         elif which % 10 == 5:
             await reply.whole({}, "503 Service Unavailable")
@@ -146,7 +146,7 @@ async def _scripted() -> AsyncIterator[list[str]]:
 
 @asynccontextmanager
 async def _vllm_page() -> AsyncIterator[str]:
-    """A page of vLLM's metrics that counts on."""
+    """Serve a page of vLLM's metrics whose counters grow, and yield its address."""
     turn = count(1)
 
     async def page(_request: web.Request) -> web.Response:
@@ -167,7 +167,7 @@ async def _vllm_page() -> AsyncIterator[str]:
 
 
 async def _ask(url: str) -> None:
-    """Streams and whole answers, in both variants, with known and new queries, short ones and long; for ever."""
+    """Send requests for ever: streams and whole answers, both variants, known and new queries, short and long ones."""
     async with aiohttp.ClientSession() as session:
         for turn in count():
             content = ["What is a rainbow?", f"And what is {turn}?", f"{turn} " + "a long question about words " * 60][
@@ -180,12 +180,12 @@ async def _ask(url: str) -> None:
                     await response.read()
                 await _praise(session, url, response)
             except aiohttp.ClientError:
-                pass  # a stream that broke off, as the script wants it
+                pass  # the script broke this stream off on purpose
             await asyncio.sleep(0.05)
 
 
 async def _praise(session: aiohttp.ClientSession, url: str, response: aiohttp.ClientResponse) -> None:
-    """Feedback on an answer; a 404 where the proxy takes none."""
+    """Send feedback on an answer. A proxy without a store answers 404."""
     said = {"request_id": response.headers["X-Request-Id"], "metric": "thumbs_up", "value": True}
     async with session.post(f"{url}/feedback", json=said) as taken:
         await taken.read()
@@ -193,7 +193,10 @@ async def _praise(session: aiohttp.ClientSession, url: str, response: aiohttp.Cl
 
 @asynccontextmanager
 async def _prometheus(folder: Path, proxy: str, vllm: str) -> AsyncIterator[Any]:
-    """The real one, with deploy's rules, scraping twice a second; gives what asks it whether a query has numbers."""
+    """Run Prometheus with our rules, scraping twice a second.
+
+    Yield a function that says whether a query has numbers.
+    """
     text = (PROMETHEUS / "prometheus.yml").read_text(encoding="utf-8")
     text = text.replace("proxy:8080", proxy).replace("vllm:8000", vllm).replace("interval: 15s", "interval: 500ms")
     (folder / "prometheus.yml").write_text(text.replace("rules/", f"{PROMETHEUS}/rules/"), encoding="utf-8")
@@ -207,7 +210,7 @@ async def _prometheus(folder: Path, proxy: str, vllm: str) -> AsyncIterator[Any]
         try:
             async with session.get("/api/v1/query", params={"query": query}) as response:
                 if response.status == 503:
-                    return False  # it reads its configuration
+                    return False  # Prometheus is still reading its configuration
                 found = await response.json()
         except aiohttp.ClientConnectionError:
             return False

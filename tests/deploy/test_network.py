@@ -1,5 +1,6 @@
-"""Guards what a user sees of a network that falls apart: a model server in a network namespace of its own is cut off
-without a word (its answers go into a black hole), and comes back.
+"""Tests what a user sees when the network to a model server fails, and when it works again.
+
+The model server runs in a network namespace of its own. It is cut off silently: its packets go into a black hole.
 """
 
 import asyncio
@@ -19,7 +20,7 @@ from tests.faults.scripted import Received, Reply, completion, scripted_backend
 
 pytestmark = [pytest.mark.slow, pytest.mark.deploy]
 NAME = f"drpo{os.getpid() % 100_000}"
-HERE, THERE = "198.18.77.1", "198.18.77.2"  # of a network that RFC 2544 keeps for tests
+HERE, THERE = "198.18.77.1", "198.18.77.2"  # in a network that RFC 2544 reserves for tests
 PORT = 8000
 SILENCE = 2.0  # --backend-timeout
 CONNECT = 0.5  # --connect-timeout
@@ -32,7 +33,7 @@ def ip(*words: str) -> None:
 
 @asynccontextmanager
 async def far_server() -> AsyncIterator[Callable[[bool], None]]:
-    """In a namespace behind a pair of virtual links; gives what cuts it off (True) and lets it back (False)."""
+    """Run the server in a network namespace. Yield a function that cuts the network (True) or restores it (False)."""
     try:
         ip("netns", "add", NAME)
     except (subprocess.CalledProcessError, PermissionError):
@@ -49,7 +50,7 @@ async def far_server() -> AsyncIterator[Callable[[bool], None]]:
         server.kill()
         await server.wait()
     finally:
-        ip("netns", "del", NAME)  # the links go with it
+        ip("netns", "del", NAME)  # this also removes the links
 
 
 async def _up() -> None:
@@ -67,7 +68,7 @@ async def _near(reply: Reply, _request: Received) -> None:
 
 
 async def _ask(proxy: Command, content: str) -> tuple[int, str, float]:
-    """Status, who answered, seconds."""
+    """Send a request. Return the status, which server answered, and the time in seconds."""
     started = time.monotonic()
     status, _, body = await proxy.chat(content)
     said = body["choices"][0]["message"]["content"] if status == 200 else ""

@@ -1,4 +1,4 @@
-"""Guards a release: one version, the same bytes twice, taken by twine, complete; installed, it answers."""
+"""Tests of a release: the versions agree, two builds are equal, no file is missing, and the wheel answers."""
 
 import json
 import re
@@ -35,7 +35,7 @@ def test_version_has_its_date_in_the_changelog_and_in_the_citation() -> None:
 
 
 def test_every_copy_of_the_version_is_that_of_pyproject() -> None:
-    """Files that others read, such as the manifests of Kubernetes, cannot read it from there."""
+    """Files that other programs read, such as the manifests of Kubernetes, must contain a copy."""
     copies = {
         f"{path.relative_to(ROOT)}: {one}"
         for path in tracked_files()
@@ -54,7 +54,10 @@ def test_sdist_may_contain_every_file_of_the_repository() -> None:
 
 @pytest.fixture(scope="module")
 def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A release: its files were built twice, here and in the unpacked sdist with other times and permissions."""
+    """The folder of a release.
+
+    Its files were built twice: here, and in the unpacked sdist with other times and permissions.
+    """
     folder = tmp_path_factory.mktemp("dist") / "dist"
     release.dist(folder)
     return folder
@@ -88,7 +91,7 @@ def test_sdist_contains_exactly_the_files_of_the_repository(dist: Path) -> None:
 @pytest.mark.network
 @pytest.mark.parametrize("kind", ["whl", "tar.gz"])
 def test_clean_environment_gives_an_aligned_answer(dist: Path, tmp_path: Path, kind: str) -> None:
-    """What `pip install 'drpo-proxy[embedded]'` gives: the newest dependencies, no pins. uv is faster than pip."""
+    """As with `pip install 'drpo-proxy[embedded]'`, the newest dependencies are installed, without pins."""
     venv.create(tmp_path / "venv", symlinks=True)
     python, archive = tmp_path / "venv" / "bin" / "python", next(dist.glob(f"*.{kind}"))
     wanted = f"drpo-proxy[embedded] @ {archive.as_uri()}"

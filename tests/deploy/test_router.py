@@ -1,5 +1,6 @@
-"""Guards several model servers: the proxy in front of a real vllm-router with two real model servers (llama.cpp, the
-embedded model), one of which is killed under load.
+"""Tests of the proxy in front of a real vllm-router with two real model servers, one of which is killed under load.
+
+The model servers are llama.cpp with the embedded model.
 """
 
 import asyncio
@@ -27,13 +28,19 @@ from tools.steps import StepError
 pytestmark = [pytest.mark.slow, pytest.mark.deploy]
 KEY = "of-the-model-servers"
 CLIENTS_RETRY = 2
-BEFORE, AFTER, AT_ONCE = 6, 14, 3  # requests begun before the kill and after it
+BEFORE, AFTER, AT_ONCE = 6, 14, 3  # requests that begin before the kill and after it, and requests in flight
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a client got. whole: a stream with [DONE], or a complete JSON answer; told: a status, or an event, that
-    says that it failed."""
+    """The reply that a client received.
+
+    Attributes:
+        after: Whether the request began after the server was killed.
+        status: The HTTP status.
+        whole: Whether the reply is complete: a stream with [DONE], or a complete JSON answer.
+        told: Whether the status or an event says that the request failed.
+    """
 
     after: bool
     status: int
@@ -43,7 +50,7 @@ class Answer:
 
 @asynccontextmanager
 async def model_servers(number: int) -> AsyncIterator[list[tuple[Process, str]]]:
-    """Processes and their addresses; those that are left are ended."""
+    """Yield the processes of model servers and their addresses. At the end, all processes are killed."""
     weights = await prepare_weights(GEMMA, default_cache(), print)
     settings = {"weights": str(weights), "name": MODEL_NAME, "api_key": KEY, "context": 1024, "slots": AT_ONCE}
     child = [sys.executable, "-I", str(ROOT / "proxy" / "backends" / "embedded" / "child_main.py")]
@@ -63,7 +70,7 @@ async def model_servers(number: int) -> AsyncIterator[list[tuple[Process, str]]]
 
 @asynccontextmanager
 async def router(workers: list[str]) -> AsyncIterator[str]:
-    """vllm-router, set up as in deploy/kubernetes."""
+    """Run vllm-router with the settings of deploy/kubernetes, and yield its URL."""
     try:
         python = await asyncio.to_thread(python_of, "vllm-router", print)
     except StepError as error:
@@ -94,7 +101,7 @@ async def _is_well(session: aiohttp.ClientSession, url: str) -> bool:
 
 
 async def _ask(proxy: Command, number: int, *, after: bool) -> Answer:
-    """Every second one streams."""
+    """Send a request. Every second request asks for a stream."""
     question = [{"role": "user", "content": f"What is the number {number}?"}]
     body = {"model": MODEL_NAME, "messages": question, "max_tokens": 8, "stream": number % 2 == 0}
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(60)) as session:
@@ -107,8 +114,10 @@ async def _ask(proxy: Command, number: int, *, after: bool) -> Answer:
 
 
 async def _ask_as_clients_do(proxy: Command, number: int, killed: asyncio.Event) -> Answer:
-    """Once the server is gone, twice more after a failure, as OpenAI's own clients do: vllm-router answers 500 to some
-    requests that it sent to the dead one before it knew."""
+    """Send a request. After the kill, send a failed request up to two more times, as OpenAI's own clients do.
+
+    vllm-router answers 500 to some requests that it sends to the dead server before it notices its death.
+    """
     after = killed.is_set()
     answer = await _ask(proxy, number, after=after)
     for _ in range(CLIENTS_RETRY if after else 0):
@@ -138,7 +147,7 @@ async def _under_load(proxy: Command, victim: Process) -> list[Answer]:
             answers.append(await _ask_as_clients_do(proxy, number, killed))
             if number == BEFORE:
                 victim.kill()
-                await victim.wait()  # one that is dying still takes connections
+                await victim.wait()  # a process that is dying still accepts connections
                 killed.set()
             elif not answers[-1].whole:
                 await killed.wait()

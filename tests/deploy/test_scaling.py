@@ -1,4 +1,4 @@
-"""Guards that the capacity page says what was measured."""
+"""Tests that docs/scaling.md agrees with the measured figures."""
 
 from dataclasses import replace
 

@@ -22,14 +22,14 @@ SETTINGS = {variable(name) for name in setting_fields()}
 
 @cache
 def objects(path: Path) -> list[Any]:
-    """The objects of a file. Grafana's and Prometheus' files hold lists or other mappings, which are no objects."""
+    """Return the Kubernetes objects of a file. Files of Grafana and Prometheus have lists or other mappings instead."""
     documents = yaml.load_all(path.read_text(encoding="utf-8"), yaml.CSafeLoader)
     return [one for one in documents if isinstance(one, dict) and "kind" in one]
 
 
 @cache
 def patches() -> set[Path]:
-    """The files that a kustomization applies to objects of other files."""
+    """Return the files that a kustomization applies to objects of other files."""
     return {
         (path.parent / patch["path"]).resolve()
         for path in FILES
@@ -40,7 +40,7 @@ def patches() -> set[Path]:
 
 
 def pods(value: Any) -> Iterator[Any]:
-    """The pod specifications in an object: of a Pod, a Deployment, a StatefulSet, a Job, a CronJob, and so on."""
+    """Yield the pod specifications in an object: of a Pod, a Deployment, a StatefulSet, a Job, a CronJob, and so on."""
     if isinstance(value, dict):
         if isinstance(value.get("containers"), list):
             yield value
@@ -52,7 +52,7 @@ def pods(value: Any) -> Iterator[Any]:
 
 
 def links(service: Any) -> set[str]:
-    """The variables that Kubernetes sets for a Service."""
+    """Return the variables that Kubernetes sets for a Service."""
     name = service["metadata"]["name"].upper().replace("-", "_")
     variables = {f"{name}_SERVICE_HOST", f"{name}_SERVICE_PORT", f"{name}_PORT"}
     for port in service["spec"]["ports"]:
@@ -64,7 +64,7 @@ def links(service: Any) -> set[str]:
 
 
 def collisions(service: Any) -> set[str]:
-    """The variables of a Service that are settings of drpo-proxy, or that vLLM takes for its own."""
+    """Return the variables of a Service that drpo-proxy or vLLM would read as settings."""
     return {one for one in links(service) if one in SETTINGS or one.startswith("VLLM_")}
 
 

@@ -1,4 +1,4 @@
-"""Guards traces: where OpenTelemetry's variables ask for it, its SDK sends a span per request, without its content."""
+"""Tests of traces: if OpenTelemetry's variables ask for it, its SDK sends a span per request, without the content."""
 
 import asyncio
 import base64
@@ -57,14 +57,14 @@ async def _collector() -> AsyncIterator[tuple[str, list[tuple[str, str]]]]:
 
 @pytest.fixture
 def sdk(monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The extra `otel`, within reach of the proxies that the test starts; bin/ of its environment."""
+    """bin/ of an environment with the extra `otel`. The proxies that the test starts can import it."""
     folder = environment("otel")
     monkeypatch.setenv("PYTHONPATH", str(next(folder.parent.glob("lib/python*/site-packages"))))
     return folder
 
 
 def _named(decoded: list[Any], name: str) -> Any:
-    """The points of a metric, of the last export that has them."""
+    """Return the data points of a metric in the last export that has them."""
     found = [
         metric["histogram"]["dataPoints"]
         for export in decoded

@@ -1,4 +1,4 @@
-"""An example value of any annotation, by reflection: what an OpenAI server could answer. Knows pydantic's models."""
+"""Makes an example value of a type annotation or a pydantic model, such as an OpenAI server could answer."""
 
 import inspect
 import typing
@@ -13,7 +13,7 @@ _DEEP: Final = 6
 
 
 def example(annotation: Any, depth: int = 0) -> Any:
-    """A JSON value of the type. Optional fields are filled down to a depth of six, then left out."""
+    """Return a JSON value of the type. Optional fields are filled down to a depth of six, and left out below it."""
     if hasattr(annotation, "__value__"):  # a named alias
         return example(annotation.__value__, depth)
     origin, arguments = get_origin(annotation), get_args(annotation)
@@ -33,7 +33,7 @@ def example(annotation: Any, depth: int = 0) -> Any:
 
 
 def _of_union(arguments: tuple[Any, ...], depth: int) -> Any:
-    """The first member that is not None; None itself where the value is already deep."""
+    """Return a value of the first member that is not None, or None if the value is already deep."""
     if NoneType in arguments and depth > _DEEP:
         return None
     return example(next(member for member in arguments if member is not NoneType), depth)

@@ -1,6 +1,6 @@
-"""A server whose replies are made from the response types of the installed openai package; it understands no request.
+"""A server whose replies are made from the response types of the installed openai package. It interprets no request.
 
-It has the endpoints that a vLLM server has, asks for nothing, and keeps each request's method, path and body.
+It has the endpoints of a vLLM server, needs no key, and keeps the path and the body of each request.
 """
 
 from collections.abc import AsyncIterator, Sequence
@@ -34,14 +34,20 @@ _EVENTS: Final = {
 
 @dataclass(slots=True)
 class ReflectiveMock:
-    """`models` are listed, each of the kind `kind`; `posted` grows by (path, body) of every request."""
+    """The server.
+
+    Attributes:
+        models: The names of the models that it lists.
+        kind: The kind of all models.
+        posted: The path and the body of each request so far.
+    """
 
     models: Sequence[str]
     kind: str
     posted: list[tuple[str, Any]] = field(default_factory=list)
 
     def app(self) -> web.Application:
-        """The routes."""
+        """Return the application with the routes."""
         app = web.Application()
         app.router.add_get("/v1/models", self._list)
         app.router.add_get("/v1/models/{id:.+}", self._show)
@@ -98,7 +104,7 @@ async def _unserved(_request: web.Request) -> web.Response:
 
 @asynccontextmanager
 async def running(mock: ReflectiveMock) -> AsyncIterator[str]:
-    """The mock on a free port; gives its base URL, without /v1."""
+    """Run the mock on a free port, and yield its base URL, without /v1."""
     runner = web.AppRunner(mock.app(), access_log=None)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()

@@ -1,6 +1,7 @@
-"""The test-suite of the openai package, from its own source distribution: fetched once by hash, run against a base URL.
+"""Runs the test suite of the openai package against a base URL.
 
-Knows which of its tests a vLLM server, and a base model behind the proxy, cannot pass, and why.
+The suite comes from the source distribution of the package, which is installed once by its hash. This module lists the
+tests that a vLLM server, or a base model behind the proxy, cannot pass, and the reasons.
 """
 
 import asyncio
@@ -32,15 +33,15 @@ _FORMS: Final = ("method", "raw_response", "streaming_response", "path_params")
 LeftOut = Sequence[tuple[str, str, Sequence[str]]]
 """Tests that are left out: file, class, and the method of the client that they call."""
 
-# OpenAI stores chat completions and responses, and lists, updates, compacts and deletes what it stored; a model is
-# deleted by who fine-tuned it. The proxy serves none of these, nor does the mock.
+# OpenAI stores chat completions and responses, and can list, update, compact and delete them. A model can be deleted by
+# the user who fine-tuned it. Neither the proxy nor the mock serves these requests.
 UNSERVED: Final[LeftOut] = (
     ("chat/test_completions.py", "Completions", ("list", "retrieve", "update", "delete")),
     ("test_responses.py", "Responses", ("retrieve", "delete", "cancel", "compact")),
     ("test_models.py", "Models", ("delete",)),
 )
-# What a base model behind the proxy refuses, as it must: tools, functions and audio in chat; tools, stored prompts, or
-# no input at all in a response.
+# Requests that the proxy rightly refuses for a base model: chat with tools, functions or audio, and responses with
+# tools, with stored prompts, or without input.
 NOT_FOR_TEXT: Final[LeftOut] = (
     ("chat/test_completions.py", "Completions", ("create_with_all_params",)),
     ("test_responses.py", "Responses", ("create",)),
@@ -49,14 +50,17 @@ _WITHIN: Final = 240.0  # seconds
 
 
 def suite_folder(say: Say) -> Path:
-    """The unpacked source distribution, fetched if it is missing or damaged. Raises StepError."""
+    """Return the folder of the source distribution, which is downloaded if it is missing or damaged.
+
+    Raises StepError.
+    """
     return kept(cache_root() / f"openai-suite-{key_of(REQUIREMENTS)}", lambda place: _fetch(place, say), say)
 
 
 def _fetch(place: Path, say: Say) -> None:
     place.mkdir()
     log = place.with_suffix(".log")
-    # pip asks a source distribution for its metadata, with the build backend that is installed here.
+    # pip runs the build backend to get the metadata. It is the build backend that is installed in this environment.
     options = ["--no-deps", "--no-binary", ":all:", "--no-build-isolation", "--require-hashes", "--quiet"]
     command = [sys.executable, "-m", "pip", "download", *options, "--dest", str(place), "-r", str(REQUIREMENTS)]
     run_step("openai's own test-suite (once)", command, log, say, 120, dict(os.environ))
@@ -68,14 +72,17 @@ def _fetch(place: Path, say: Say) -> None:
 
 
 def pinned_version() -> str:
-    """The version that REQUIREMENTS names; it must be the installed one, since the mock answers with its types."""
+    """Return the version in REQUIREMENTS.
+
+    It must be the installed version, because the mock uses the installed types.
+    """
     found = re.search(r"openai==(\S+)", REQUIREMENTS.read_text(encoding="utf-8"))
     assert found is not None
     return found[1]
 
 
 async def run_suite(folder: Path, base_url: str, left_out: LeftOut) -> tuple[set[str], str]:
-    """Run it against `base_url` without what is `left_out`: the tests that passed, and what it said of the others."""
+    """Run the suite without the tests in `left_out`. Return the tests that passed, and the output about the others."""
     root = folder / f"openai-{pinned_version()}"
     environment = {**os.environ, "TEST_API_BASE_URL": base_url, "PYTHONPATH": str(root), "NO_PROXY": "127.0.0.1"}
     options = ["-q", "-rA", "--tb=line", "-p", "no:cacheprovider", "-o", "addopts="]

@@ -1,7 +1,8 @@
-"""The openai package's own tests of chat, completions, embeddings, models and responses, sync and async: what passes
-against a server passes through the proxy in front of it, and the server is asked the same.
+"""Runs the openai package's own tests against a server, and through the proxy in front of it.
 
-A base model behind the proxy refuses some of it by design: suite.NOT_FOR_TEXT.
+The tests are those of chat, completions, embeddings, models and responses, synchronous and asynchronous. A test that
+passes against the server must also pass through the proxy, and the server must get the same requests. The proxy refuses
+some requests for a base model by design (suite.NOT_FOR_TEXT).
 """
 
 from importlib.metadata import version
@@ -16,9 +17,9 @@ from tests.proxy.serving import served_bundle, serving
 
 pytestmark = [pytest.mark.timeout(600, func_only=True)]
 
-# As the suite names them; a request without a model gets the first.
+# The names of models in the suite. A request without a model gets the first one.
 MODELS: Final = ("gpt-6-astra", "gpt-3.5-turbo-instruct", "text-embedding-3-small", "model")
-SOME: Final = 150  # tests
+SOME: Final = 150  # at least this many tests must pass
 
 
 @pytest.fixture(scope="session")
@@ -32,7 +33,7 @@ def test_suite_version_matches_the_types_of_the_mock() -> None:
 
 async def test_suite_passes_through_the_proxy_with_the_same_requests(folder: Path) -> None:
     mock = ReflectiveMock(MODELS, "chat")
-    kinds = tuple(f"{model}=chat" for model in MODELS)  # so that the proxy itself asks nothing
+    kinds = tuple(f"{model}=chat" for model in MODELS)  # so that the proxy sends no requests of its own
     async with running(mock) as url, serving(url, bundles={}, kind=kinds) as proxy:
         directly, of_direct = await run_suite(folder, f"{url}/v1", UNSERVED)
         asked = _asked(mock)
@@ -63,5 +64,8 @@ async def test_suite_passes_through_a_base_model_except_for_chat_features(folder
 
 
 def _asked(mock: ReflectiveMock) -> list[tuple[str, Any]]:
-    """Every request as the client meant it: usage is asked for in streams anyhow, a missing model is filled in."""
+    """Return every request without what the proxy changes.
+
+    The proxy requests the usage of streams, and fills in a missing model.
+    """
     return [(path, {"model": MODELS[0], **body, "stream_options": None}) for path, body in mock.posted]

@@ -1,4 +1,4 @@
-"""The real command in a process, in front of backends of the test. It tests signals and workers."""
+"""Runs the real command in a process, in front of the test's backends, to test signals and workers."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""A scripted backend on raw sockets: a script of the test writes each reply. It tests faults, not answer quality.
+"""A scripted backend on raw sockets: a script of the test writes each reply. It serves tests of faults, not of answers.
 
 It answers /v1/models and /tokenize as vLLM does, and every other POST with the script. It stores each request.
 """
@@ -119,7 +119,7 @@ class ScriptedBackend:
     def accept(self, listener: socket.socket) -> None:
         """Accept a connection and serve it in a task that is known at once, unlike the tasks of asyncio.Server."""
         connection, _ = listener.accept()
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # or a second part may wait for 40 ms
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # otherwise a second part may wait for 40 ms
         task = asyncio.create_task(self._serve(connection))
         self.connections.add(task)
         task.add_done_callback(self.connections.discard)

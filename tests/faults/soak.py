@@ -42,8 +42,8 @@ MEGABYTE = 2**20
 MAY_GROW = {"memory": 8 * MEGABYTE, "files": CLIENTS, "threads": 0}
 """The allowed growth of the median from the second quarter to the last.
 
-An allocator varies a little, and the number of open connections varies by the number of clients. A slower leak is found
-at the end, when no more files may be open than before.
+The memory of an allocator varies a little, and the number of open connections varies by up to the number of clients. A
+slower leak of files is found at the end, when no more files may be open than at the beginning.
 """
 
 

@@ -228,7 +228,7 @@ async def test_addresses_in_an_error_of_a_router_do_not_reach_the_client(status:
 async def test_backend_that_accepts_no_connection_is_504_at_the_connect_timeout() -> None:
     with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
         host, port = full.getsockname()
-        # One connection fills the queue: the kernel answers no further SYN.
+        # One connection fills the queue, so the kernel answers no further SYN.
         with socket.create_connection((host, port)):
             async with scripted_backend(says()) as backend, serving(backend.url, bundles={}, **PATIENCE) as proxy:
                 proxy.gateway.pool.backends[0].url = f"http://{host}:{port}"

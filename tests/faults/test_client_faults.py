@@ -80,7 +80,7 @@ async def test_slow_headers_are_408_and_an_idle_connection_is_closed_without_a_r
     async with scripted_backend(answer) as backend, serving(backend.url, read_timeout=0.3) as proxy:
         async with raw_client(proxy.url) as client, raw_client(proxy.url) as idle:
             await client.send(b"POST /v1/chat/completions HTTP/1.1\r\nHo")
-            for letter in b"st: ":  # dripping does not help
+            for letter in b"st: ":  # sending it slowly does not help
                 await asyncio.sleep(0.05)
                 await client.send(bytes([letter]))
             reply = await client.reply()
@@ -220,7 +220,7 @@ async def test_request_field_does_not_choose_a_backend(field: str) -> None:
 async def test_secrets_are_in_no_log_error_metric_or_forwarded_header(
     caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
-    caplog.set_level(logging.DEBUG)  # what others log: aiohttp, asyncio
+    caplog.set_level(logging.DEBUG)  # also capture what aiohttp and asyncio log
     with (tmp_path / "log").open("w") as log, log_lines("json", log):
         await _send_secrets()
     lines = (tmp_path / "log").read_text(encoding="utf-8")

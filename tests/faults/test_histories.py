@@ -138,7 +138,7 @@ class Deployment:
         self.proxy = await self._stack.enter_async_context(serving(*urls, bundles={}, max_queue=64, **limits))
 
     async def _notice_stalls(self) -> None:
-        """Notice that this process was not run for so long that a timeout of the proxy may have passed."""
+        """Record if this process did not run for so long that a timeout of the proxy may have passed."""
         loop = asyncio.get_running_loop()
         while True:
             before = loop.time()
@@ -186,7 +186,7 @@ class Machine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.loop = asyncio.new_event_loop()
-        self.thread = Thread(target=self.loop.run_forever)  # runs while Hypothesis draws the next step
+        self.thread = Thread(target=self.loop.run_forever)  # this thread runs while Hypothesis draws the next step
         self.thread.start()
         self.open_files = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - a Path would open one more
         self.deployment = Deployment()

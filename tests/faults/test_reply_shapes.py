@@ -222,7 +222,7 @@ LOGPROBS = st.fixed_dictionaries(
 
 @st.composite
 def mutated(draw: st.DrawFn, payload: Any) -> bytes:
-    """A payload in which one or two places have another value, or have none."""
+    """Return a payload in which one or two places have another value, or have none."""
     copy = orjson.loads(orjson.dumps(payload))
     for _ in range(draw(st.integers(1, 2))):
         places = list(_places(copy))

@@ -84,7 +84,7 @@ async def test_sigterm_refuses_new_requests_and_completes_open_streams(workers: 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
 async def test_sigterm_completes_an_open_answer_on_the_operator_page(workers: str) -> None:
-    # Longer than the second that a listener being closed gives what is open.
+    # This is longer than the second for which a closing listener keeps open connections.
     asked = {"model": "scripted", "messages": [{"role": "user", "content": "hi"}], "stream": True, "wait": 4}
     async with (
         scripted_backend(drip) as backend,
@@ -116,7 +116,7 @@ async def test_second_interrupt_ends_the_server_at_once() -> None:
         asking = asyncio.create_task(server.chat(wait=3600))
         await until(lambda: backend.generating)
         server.process.send_signal(signal.SIGINT)
-        await _refuses(server)  # it has received the first signal, or the kernel could make one of the two
+        await _refuses(server)  # the first signal has arrived; the kernel could merge the two
         assert server.process.returncode is None
         server.process.send_signal(signal.SIGINT)
         assert await server.ended() == 0
@@ -125,7 +125,7 @@ async def test_second_interrupt_ends_the_server_at_once() -> None:
 
 
 async def test_killed_worker_is_replaced_while_the_others_serve() -> None:
-    # The kernel draws the worker of each connection: of 20, all on one worker is twice in a million runs.
+    # The kernel chooses the worker of each connection. All 20 get the same worker in two of a million runs.
     requests, gate = 20, asyncio.Event()
     arguments = ("--workers", "2", "--max-in-flight", str(requests))
     async with scripted_backend(held_until(gate)) as backend, command("--backend", backend.url, *arguments) as server:
@@ -176,7 +176,7 @@ async def test_server_killed_during_its_start_leaves_no_worker_and_no_file(after
                 await asyncio.sleep(0.01)
         await asyncio.sleep(after)
         process.kill()
-        output = await process.communicate()  # to the end of the last worker, which has the same standard error
+        output = await process.communicate()  # until the last worker ends, because it shares the standard error
         async with asyncio.timeout(60):
             while any(_alive(pid) for pid in workers):
                 await asyncio.sleep(0.05)
@@ -196,7 +196,7 @@ async def test_server_killed_during_its_drain_completes_open_streams() -> None:
         await _refuses(server)
         server.process.kill()
         await until(lambda: not _alive(server.process.pid))
-        await asyncio.sleep(2)  # longer than the second that a listener being closed gives what is open
+        await asyncio.sleep(2)  # longer than the second for which a closing listener keeps open connections
         gate.set()
         assert all(one.endswith(b"data: [DONE]\n\n") for one in await asyncio.gather(*open_streams))
 

@@ -1,4 +1,4 @@
-"""Guards the end of streams: a finished answer is complete, an error of the backend is one, and nothing follows."""
+"""Tests the end of streams: a finished answer is complete, a backend's error is passed on, and nothing follows."""
 
 import asyncio
 import logging

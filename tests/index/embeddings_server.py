@@ -28,7 +28,7 @@ class Reply:
 
 
 def embedding(text: str) -> list[float]:
-    """Return a vector that is not normalised and depends on the length of the text."""
+    """Return a vector for a text, which depends on the length of the text and is not normalised."""
     return [float(len(text)), 2.0, 0.0]
 
 

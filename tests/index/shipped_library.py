@@ -69,7 +69,7 @@ def write_provenance(directory: Path, one: Learned) -> None:
 def figures(
     split: str = VALIDATION, name: str = "learned-chat", model: str = CHAT_MODEL, lead: float = 0.05
 ) -> Figures:
-    """Figures of a bundle beside the general bundle and the model alone."""
+    """Return figures of a bundle, the general bundle and the model alone."""
     return Figures(
         split=split,
         model=model,

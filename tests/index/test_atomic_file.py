@@ -1,4 +1,4 @@
-"""A file is replaced at once: it is whole, and only its owner can read it."""
+"""Tests that a file is replaced by a whole file, which only its owner can read."""
 
 import stat
 from collections.abc import Iterator

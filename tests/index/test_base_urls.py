@@ -1,4 +1,4 @@
-"""Tests that the URL of an endpoint stands for the base URL before it."""
+"""Tests that the URL of an endpoint is read as the base URL that it begins with."""
 
 import pytest
 

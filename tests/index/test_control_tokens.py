@@ -1,4 +1,7 @@
-"""Tests which texts are control tokens of chat templates. Bundles and the kinds of models share the table."""
+"""Tests which texts are control tokens of chat templates.
+
+The checks of bundles and of the kinds of models use the same table.
+"""
 
 import pytest
 

@@ -81,7 +81,7 @@ def turn_end(layout: TextLayout, role: str) -> str:
 
 
 def escaped_by_lines(layout: TextLayout, text: str) -> str:
-    """Escape a text by the rule in another implementation than the one under test."""
+    """Escape a text by the same rule as the tested function, but with another implementation."""
     lines = text.splitlines(keepends=True)
     return "".join(f"{line[0]}\u200b{line[1:]}" if line.startswith(layout.markers) else line for line in lines)
 

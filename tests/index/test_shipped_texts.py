@@ -1,7 +1,7 @@
-"""No text of a bundle that ships shares eight consecutive words with the measurement data.
+"""Tests that no text of a shipped bundle shares eight consecutive words with the measurement data.
 
-Answers of that data only score: they are never shipped. The check reads all rows, also the sealed ones, but shows none:
-a failure names the file and the example.
+Answers of the measurement data may only be used to score, and are never shipped. The tests read all rows, including
+sealed rows, but show none of them: a failure names only the file and the example.
 """
 
 import json
@@ -25,7 +25,7 @@ MEASURED: Final = (
 
 
 def texts_of(path: Path) -> Iterator[str]:
-    """The texts of a file, or of each file of a folder."""
+    """Yield the texts of a file, or of each file of a folder."""
     if path.is_dir():
         for file in sorted(path.iterdir()):
             yield from texts_of(file)
@@ -51,7 +51,7 @@ def strings(value: Any) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def measured() -> Mapping[tuple[str, ...], str]:
-    """The name of a file by each sequence of eight words in it."""
+    """Return the name of the file by each sequence of eight words in the measurement data."""
     return {one: name for name in MEASURED for text in texts_of(DATA / name) for one in word_sequences(text, LENGTH)}
 
 

@@ -15,7 +15,7 @@ DIMENSION = 48
 
 
 class WordEmbedder:
-    """Sums one pseudo-random vector per word. Another `seed` makes another embedder."""
+    """Sums one pseudo-random vector per word. An embedder with another `seed` gives other vectors."""
 
     def __init__(self, seed: str = "words", dimension: int = DIMENSION) -> None:
         self.spec = EmbedderSpec("words", seed, dimension)

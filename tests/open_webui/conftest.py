@@ -69,7 +69,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def recorder(folder: Path) -> Iterator[Recorder]:
-    """A recorder in front of a proxy with an experiment, which trusts Open WebUI's header."""
+    """A recorder in front of a proxy that has an experiment and trusts Open WebUI's header."""
     (folder / "tone.toml").write_text(_EXPERIMENT, encoding="utf-8")
     flags = ["--experiment", str(folder / "tone.toml"), "--store", f"sqlite:{folder / 'store.sqlite3'}"]
     with served_proxy("--trust-user-headers", *flags) as base_url, recording(base_url.removesuffix("/v1")) as recorder:
@@ -126,7 +126,7 @@ class Chats:
         self.page.keyboard.press("Enter")
 
     def exchanges(self, action: Callable[[], None], model: str, background: int = 0) -> list[Exchange]:
-        """The requests that an action leads to.
+        """Return the requests that an action leads to.
 
         Args:
             action: What the user does.

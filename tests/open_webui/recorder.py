@@ -64,7 +64,7 @@ class Recorder:
     url: str = ""
 
     async def relay(self, request: web.Request) -> web.StreamResponse:
-        """Send a request on, and the reply back as it comes."""
+        """Send a request to the proxy, and pass on each part of the reply at once."""
         body, headers = await request.read(), _kept(request.headers)
         async with (
             aiohttp.ClientSession(auto_decompress=False) as session,

@@ -1,4 +1,7 @@
-"""A person uses Open WebUI in a browser. Chats get examples, and the requests of the page itself get none."""
+"""Tests Open WebUI as a person uses it in a browser.
+
+Chats get examples, and the page's background requests get none.
+"""
 
 import json
 from functools import partial
@@ -82,7 +85,7 @@ def _stop(chats: Chats) -> None:
 
 
 def test_two_variants_answer_side_by_side(chats: Chats, folder: Path) -> None:
-    """The raw answer may have no end, so the user stops it."""
+    """The raw answer may never end, so the user stops it."""
     chats.new(_RAW, _ALIGNED)
 
     def compare() -> None:

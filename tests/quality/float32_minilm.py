@@ -91,7 +91,7 @@ class Float32MiniLM:
 
 
 def read_safetensors(path: Path) -> Mapping[str, Floats]:
-    """The float32 tensors of a safetensors file, which has the header length (8 bytes), a JSON header and the data."""
+    """Return the float32 tensors of a safetensors file: header length (8 bytes), JSON header, data."""
     raw = path.read_bytes()
     start = 8 + int.from_bytes(raw[:8], "little")
     header = json.loads(raw[8:start])

@@ -13,7 +13,7 @@ from typing import Final
 _HERE: Final = (sys.executable, "-m", "proxy")
 _START_TIMEOUT = 300
 _STOP_TIMEOUT = 30
-_RETRIEVAL_TIMEOUT = 30  # seconds; on busy cores a query embedded late would get an answer without examples
+_RETRIEVAL_TIMEOUT = 30  # seconds; with a shorter timeout, a query on busy cores could get an answer without examples
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Tests of the quality of the default bundle: the real proxy with the embedded model, greedy, on validation rows.
 
 index.measures.refusals.refuses decides what is a refusal: a regular expression over the first 200 characters of an
-answer. Where only refusals count, the raw variants get 64 tokens, which contain these characters. All figures are
+answer. If only refusals count, the raw variants get 64 tokens, which are enough for these characters. All figures are
 printed and written to build/quality.md. CI measures a fixed sample of the rows, and `make quality` all of them.
 """
 
@@ -25,7 +25,7 @@ LENGTH = 256
 REFUSAL_LENGTH = 64
 RAW_ROWS = 24
 MAX_PROMPT_TOKENS = 800
-ENDS = 0.95 if FULL else 0.9  # of the 36 answers in CI, 34 to 36 end: rounding depends on what is computed together
+ENDS = 0.95 if FULL else 0.9  # 34 to 36 of the 36 answers in CI end: rounding depends on the batch
 STEP, RAW_STEP = 2, 12
 """CI measures every second row with the bundle, and every twelfth row with the raw variants."""
 
@@ -59,10 +59,10 @@ def test_harmful_third_turn_is_refused(measuring: Measuring) -> None:
 
 
 def sample(rows: Sequence[Row]) -> Sequence[Row]:
-    """All rows in `make quality`, or the fixed sample of CI."""
+    """Return all rows in `make quality`, or the fixed sample of CI."""
     return rows if FULL else rows[::STEP]
 
 
 def raw_sample(rows: Sequence[Row]) -> Sequence[Row]:
-    """The rows for the raw variants. Their answers reach the token limit, so the sample of CI is smaller."""
+    """Return the rows for the raw variants. Their answers reach the token limit, so the sample of CI is smaller."""
     return rows if FULL else rows[::RAW_STEP]

@@ -71,7 +71,7 @@ def _compare(old: Path, new: Path) -> int:
 
 
 def _lines(path: Path) -> dict[str, str]:
-    """The lines of the cases by kind and number, without the digest."""
+    """Return the lines of the cases by kind and number, without the digest."""
     lines = path.read_text(encoding="utf-8").splitlines()
     return {" ".join(line.split(" ", 2)[:2]): line for line in lines if not line.startswith("all ")}
 

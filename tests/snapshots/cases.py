@@ -36,7 +36,7 @@ LANES: Final[Mapping[str, tuple[tuple[str, tuple[ServedModel, ...]], ...]]] = {
         ("unknown", (ServedModel("other-base", "completion", 1024), ServedModel("other-chat", "chat", None, "pinned"))),
     ),
 }
-"""The lanes by name. A lane is one proxy in front of servers, each given by its dialect and models."""
+"""The lanes by name. A lane is one proxy and the servers behind it. A server is given by its dialect and its models."""
 
 VLLM: Final = LANES["vllm"][0][1]
 OTHERS: Final = tuple(model for _, models in LANES["others"] for model in models)
@@ -81,7 +81,7 @@ class Case:
 
     Attributes:
         kind: "plan" if the record contains what the server receives, "reply" if it contains what the client receives.
-        index: The number of the case among those of its kind.
+        index: The number of the case among the cases of its kind.
         lane: The name of the lane, and so the proxy that receives the request.
         path: The path of the request.
         body: The body of the request.
@@ -101,11 +101,11 @@ class Case:
 
 
 def lane_of(model: ServedModel) -> str:
-    """The name of the lane whose proxy serves the model."""
+    """Return the name of the lane whose proxy serves the model."""
     return "vllm" if model in VLLM else "others"
 
 
 def encoded(rng: Random, body: Any) -> bytes:
-    """The body as JSON, in one of the formats that clients use."""
+    """Return the body as JSON, in one of the formats that clients use."""
     separators = rng.choice([(",", ":"), (", ", ": ")])
     return json.dumps(body, ensure_ascii=rng.random() < 0.5, separators=separators).encode()

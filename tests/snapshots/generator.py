@@ -35,7 +35,7 @@ _FORMATS: Final = (
 
 
 def plan_case(seed: int, index: int) -> Case:
-    """The plan case of this number."""
+    """Return the plan case of this number."""
     rng = Random(f"{seed}/plan/{index}")
     model = rng.choice(VLLM if rng.random() < 0.7 else OTHERS)
     path = rng.choices(["chat/completions", "responses", "completions", "embeddings"], [70, 15, 13, 2])[0]
@@ -52,7 +52,7 @@ def plan_case(seed: int, index: int) -> Case:
 
 
 def _variant(rng: Random, model: ServedModel) -> tuple[str, str, dict[str, str]]:
-    """The name of the model in the request, the variant for the label, and the headers."""
+    """Return the name of the model in the request, the variant for the label, and the headers."""
     headers = {"Content-Type": "application/json"}
     if rng.random() < 0.1:
         headers |= {"Accept": "text/event-stream", "Traceparent": "00-" + "a" * 32 + "-" + "b" * 16 + "-01"}
@@ -125,7 +125,7 @@ def _tool_turns(rng: Random) -> list[Json]:
 
 
 def _content(rng: Random, text: str, tags: list[str]) -> Any:
-    """A text as a string or as parts. Some texts are long, empty, or contain a marker."""
+    """Return a text as a string or as parts. Some texts are long, empty, or contain a marker."""
     text = _text(rng, text, tags)
     way = rng.random()
     if way < 0.82:

@@ -54,7 +54,7 @@ _HEADERS: Final[tuple[tuple[str, dict[str, str]], ...]] = (
 
 
 def with_mistake(rng: Random, body: Json, headers: dict[str, str], tags: list[str]) -> tuple[bytes, dict[str, str]]:
-    """The body and headers with one mistake. Its name is added to the tags."""
+    """Return the body and headers with one mistake. Its name is added to the tags."""
     return rng.choices([_field, _body, _header], [80, 10, 10])[0](rng, body, headers, tags)
 
 

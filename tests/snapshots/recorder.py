@@ -1,6 +1,6 @@
 """Sends the cases through `python -m proxy` of a source tree, and hashes what servers and clients receive.
 
-It imports nothing from that tree. It depends on the command, HTTP and the formats alone.
+This module imports nothing from the source tree. It depends only on the command, on HTTP and on the formats.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ _DONE: Final = b"data: [DONE]\n\n"
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """The result of a case.
+    """The recorded result of a case.
 
     Attributes:
         case: The case.
@@ -105,7 +105,7 @@ async def _record_one(
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:
-    """The whole body, with a mark at the end if the connection broke."""
+    """Return the whole body, with a mark at the end if the connection broke."""
     body = bytearray()
     try:
         async for part in response.content.iter_any():
@@ -116,7 +116,7 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
 
 
 def _error_kind(body: bytes) -> Any:
-    """The machine-readable fields of an error, without its message."""
+    """Return the machine-readable fields of an error, without its message."""
     try:
         error = json.loads(body)["error"]
         return [error.get("type"), error.get("code"), error.get("param")]
@@ -125,7 +125,7 @@ def _error_kind(body: bytes) -> Any:
 
 
 def _plain_answer(path: str, body: bytes) -> Answer:
-    """A short valid answer for a plan case, whose reply is not recorded."""
+    """Return a short valid answer for a plan case, whose reply is not recorded."""
     stream = json.loads(body).get("stream")
     base = {"id": "cmpl-1", "object": "text_completion", "created": 7, "model": "any"}
     choice = {"index": 0, "text": "ok", "message": {"role": "assistant", "content": "ok"}, "finish_reason": "stop"}
@@ -178,7 +178,7 @@ def _model_flags(model: ServedModel, dialect: str) -> list[str]:
 
 
 async def _address(process: Process) -> str | None:
-    """The root URL that the command prints; None if the command ended first."""
+    """Return the root URL that the command prints; None if the command ended first."""
     assert process.stdout is not None
     found = None
     async with asyncio.timeout(_START_TIMEOUT):

@@ -25,7 +25,7 @@ _SITUATIONS: Final[Sequence[tuple[str, str, int]]] = (
     ("completions", "base-4096@aligned", 5),
     ("completions", "base-4096", 5),
 )
-"""Path, model and weight."""
+"""The paths and models of the cases, and the weight with which each is drawn."""
 _FRAGMENTS: Final = (
     "Hello", " world", ", ", "\n", "\n\n", "é", "日本", "👩‍👩‍👧", " ", "\n\n# Query:", "\nUser:", "END", "EN", "D",
     "# ", "\n#", "\u2028", '"quoted"', "\\", "\x00", "", "data: x", "[DONE]", "\r\n", "\t", "ﷺ", "a" * 400,
@@ -55,7 +55,7 @@ _FAILURES: Final[Sequence[tuple[int, str, bytes]]] = (
 
 
 def reply_case(seed: int, index: int) -> Case:
-    """The reply case of this number."""
+    """Return the reply case of this number."""
     rng = Random(f"{seed}/reply/{index}")
     path, name, _ = rng.choices(_SITUATIONS, [weight for *_, weight in _SITUATIONS])[0]
     model = _MODELS[name.partition("@")[0]]
@@ -115,7 +115,7 @@ def _failure(rng: Random, tags: list[str]) -> Answer:
 
 
 def _answer(rng: Random, path: str, model: ServedModel, body: Json, tags: list[str]) -> Answer:
-    """A valid answer in the format of the server's endpoint, or one that is cut off."""
+    """Return a valid answer in the format of the server's endpoint, or one that is cut off."""
     shape = "completion" if model.kind == "completion" else "chat" if path == "chat/completions" else "response"
     maker = _AnswerMaker(rng, shape, model, body, tags)
     if not body.get("stream"):
@@ -208,7 +208,7 @@ class _AnswerMaker:
         return {"content": [{"token": token, **entry} for token in tokens]}
 
     def _chunks(self, index: int) -> list[Json]:
-        """The choices in the chunks of one answer, in order."""
+        """Return the choices in the chunks of one answer, in order."""
         texts = self._texts()
         chunks = [self._chunk(index, text) for text in texts]
         if self._shape == "chat":
@@ -239,7 +239,7 @@ class _AnswerMaker:
 
 
 def _streamed(rng: Random, payloads: Sequence[Json], tags: list[str]) -> Answer:
-    """The payloads as server-sent events, in pieces and with some defects."""
+    """Return the payloads as server-sent events, in pieces and with some defects."""
     newline = rng.choices(["\n", "\r\n", "\r"], [70, 25, 5])[0]
     ascii_only = rng.random() < 0.3
     events = [_event(payload, newline, ascii_only) for payload in payloads]
@@ -278,7 +278,7 @@ def _at_random_positions(rng: Random, events: Sequence[bytes]) -> list[bytes]:
 
 
 def _with_whole_line_ends(pieces: Sequence[bytes]) -> list[bytes]:
-    """The pieces without a split CR LF. With one, the reply would depend on when the halves arrive."""
+    """Return the pieces without a split CR LF. With one, the reply would depend on when the halves arrive."""
     mended: list[bytes] = []
     for piece in pieces:
         if mended and mended[-1].endswith(b"\r") and piece.startswith(b"\n"):

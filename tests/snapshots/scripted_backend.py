@@ -17,7 +17,8 @@ from proxy.backends.kinds.probe import QUESTIONS
 
 _SHORT_ANSWER = {"choices": [{"message": {"role": "assistant", "content": "Paris."}, "finish_reason": "stop"}]}
 NO_TEMPLATE = "default chat template is no longer allowed, so you must provide a chat template"
-# They depend on the connection, are generated for each request, or follow from the body.
+# Headers that are not recorded, because they depend on the connection, are new in each request, or follow from the
+# body.
 _UNRECORDED_HEADERS = frozenset({"host", "x-request-id", "content-length"})
 
 
@@ -118,7 +119,7 @@ class ScriptedServer:
 
 
 def _count(text: str) -> int:
-    """One token for about four bytes, and one for the beginning."""
+    """Return one token for about four bytes, and one for the beginning."""
     return -(-len(text.encode("utf-8", "surrogatepass")) // 4) + 1
 
 

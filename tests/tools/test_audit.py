@@ -1,4 +1,4 @@
-"""Tests of `make audit` against a scripted package index: each kind of answer, and of missing answer."""
+"""Tests of `make audit` against a scripted package index, with each kind of answer and each kind of failure."""
 
 import base64
 import json
@@ -64,7 +64,7 @@ def index() -> Iterator[Index]:
 
 @pytest.fixture
 def pins(tmp_path: Path) -> Path:
-    """A file with two pins."""
+    """Write a file with two pins, and return it."""
     file = tmp_path / "pins.txt"
     lines = (
         "Good.Name==1.0 ; python_full_version >= '3.12' \\",
@@ -85,7 +85,7 @@ def run(index: Index, pins: Path, capsys: pytest.CaptureFixture[str]) -> tuple[i
 
 
 def newest(version: str, *, vulnerabilities: Sequence[Any] | None, files: Any) -> dict[str, Any]:
-    """The document of a project."""
+    """Return the document of a project."""
     found = {"info": {"version": version}, "releases": {"2.0": files, version: FILES if version != "2.0" else files}}
     return found if vulnerabilities is None else {**found, "vulnerabilities": vulnerabilities}
 

@@ -1,4 +1,4 @@
-"""Tests that the tools, which set up the project, import nothing from its tests."""
+"""Tests that the modules of tools, which set up the project, import nothing from the tests."""
 
 import re
 from pathlib import Path

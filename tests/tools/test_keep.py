@@ -1,4 +1,4 @@
-"""Tests of folders in the cache: they are built again if they are damaged, and kept if they are complete."""
+"""Tests of folders in the cache: a damaged folder is built again, and a complete one is kept."""
 
 import multiprocessing
 import os

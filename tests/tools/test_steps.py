@@ -1,4 +1,4 @@
-"""Tests of the steps that run commands, where they depend on the operating system."""
+"""Tests of the parts of tools/steps.py that depend on the operating system."""
 
 import ctypes
 import sys
@@ -11,7 +11,7 @@ from tools.steps import StepError, run_step
 
 @pytest.mark.parametrize("platform", ["linux", "darwin"])
 def test_command_runs_on_each_platform(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, platform: str) -> None:
-    """Only Linux has prctl; elsewhere the process that starts the command must not look for it."""
+    """Only Linux has prctl. On other systems, the process that starts the command must not call it."""
     monkeypatch.setattr(sys, "platform", platform)
     if platform != "linux":
         monkeypatch.setattr(ctypes, "CDLL", _no_library)

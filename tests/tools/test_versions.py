@@ -52,7 +52,7 @@ sys.exit("\\n".join(f"{one.filename}:{one.lineno}: {one.message}" for one in our
 
 
 def resolver(gaps: dict[tuple[str, str, str], str], asked: list[Sequence[str]]) -> versions.Resolve:
-    """Answers as uv would; `gaps` has the reason by Python, target and first requirement."""
+    """Return a resolver that answers as uv would. `gaps` has the reason, by Python, target and first requirement."""
 
     def resolve(python: str, platform: Platform, requirements: Sequence[str]) -> str:
         asked.append(requirements)
@@ -106,7 +106,7 @@ def test_message_of_uv_is_told_in_one_line() -> None:
 
 
 def test_every_optional_dependency_is_resolved_or_left_out_by_name() -> None:
-    """The two large ones bring torch; `dev` is resolved by its pins."""
+    """The two large extras install torch, and are left out. `dev` is resolved by its pins."""
     extras = {word for word in versions.newest_arguments() if word in PROJECT["project"]["optional-dependencies"]}
     assert extras | {"dev", "sentence-transformers", "vllm"} == set(PROJECT["project"]["optional-dependencies"])
 
@@ -123,7 +123,7 @@ def test_supported_versions_are_the_same_everywhere() -> None:
 
 
 def test_types_are_also_checked_for_the_newest_version_on_macos() -> None:
-    """So that mypy finds names that another system or a later version does not have."""
+    """mypy then finds names that another system or a later version does not have."""
     assert f"mypy --platform darwin --python-version {PYTHONS[-1]} " in (ROOT / "Makefile").read_text(encoding="utf-8")
 
 
@@ -137,7 +137,7 @@ def test_oldest_version_is_the_same_everywhere() -> None:
 
 
 def test_modules_compile_without_a_warning() -> None:
-    """Later versions make errors of what earlier ones warn about, such as unknown escape sequences."""
+    """Later versions of Python refuse what earlier versions only warn about, such as unknown escape sequences."""
     files = [path for path in tracked_files() if path.suffix == ".py"]
     command = [sys.executable, "-W", "error", "-c", COMPILATION, *map(str, files)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -153,7 +153,10 @@ def test_imports_of_all_modules_give_no_warning_about_our_code() -> None:
 
 @pytest.mark.parametrize("name", BANNED)
 def test_name_that_the_lint_rule_bans_is_removed_from_the_version_that_it_names(name: str) -> None:
-    """Says nothing on versions that still have the name. The later ones are in the hosted matrix."""
+    """The test shows nothing on versions that still have the name.
+
+    The hosted workflow runs it on the later versions.
+    """
     removed = re.search(r"removed in Python 3\.(\d+)", BANNED[name]["msg"])
     if removed and sys.version_info >= (3, int(removed[1])):
         with pytest.raises((ImportError, AttributeError)):

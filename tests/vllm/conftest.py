@@ -46,7 +46,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def _server_of(item: pytest.Item) -> int:
-    """The position of the test's server in _SERVERS, from 1; 0 for another server or none."""
+    """Return the position of the test's server in _SERVERS, from 1; 0 for another server or none."""
     fixtures = getattr(item, "fixturenames", ()) if item.get_closest_marker("vllm") else ()
     return max((position for position, name in enumerate(_SERVERS, 1) if name in fixtures), default=0)
 

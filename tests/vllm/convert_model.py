@@ -30,7 +30,10 @@ def main() -> None:
 
 
 def _restore_bos(path: Path, token: str, token_id: int) -> None:
-    """Add BOS to the post-processor, where the conversion drops it. Without BOS the answers of gemma make no sense."""
+    """Add BOS to the post-processor, because the conversion drops it.
+
+    Without BOS, the answers of gemma make no sense.
+    """
     tokenizer = json.loads(path.read_text(encoding="utf-8"))
     bos = {"SpecialToken": {"id": token, "type_id": 0}}
     first, second = ({"Sequence": {"id": name, "type_id": number}} for number, name in enumerate("AB"))

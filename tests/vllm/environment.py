@@ -28,7 +28,7 @@ def shortcoming() -> str | None:
 
 
 def environment(say: Say) -> Path:
-    """The environment's folder. It is built if it is missing or damaged.
+    """Return the environment's folder. It is built if it is missing or damaged.
 
     Raises:
         StepError: It could not be built.

@@ -58,7 +58,7 @@ CHAT: Final = SmallModel(
 
 
 def model_folder(model: SmallModel, environment: Path, say: Say) -> Path:
-    """The folder of the converted model, which is made if it is missing or damaged.
+    """Return the folder of the converted model, which is made if it is missing or damaged.
 
     Raises:
         StepError: The installation or the conversion failed.

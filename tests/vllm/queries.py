@@ -33,7 +33,7 @@ QUERIES: Final = (
 
 
 def asking(*turns: str) -> list[ChatCompletionMessageParam]:
-    """A conversation of user and assistant in turn. The user begins."""
+    """Return a conversation of user and assistant in turn. The user begins."""
     messages: list[ChatCompletionMessageParam] = []
     for number, text in enumerate(turns):
         if number % 2:

@@ -16,8 +16,9 @@ from tools.keep import cache_root
 from tools.steps import Say, StepError, end_group, spawn, tail, wait_for
 
 CONTEXT: Final = 4096  # tokens
-BLOCK: Final = 32  # tokens in a prefix cache block; with the CPU default of 128 a short conversation has few hits
-FEW_BLOCKS: Final = 60  # prefix cache blocks of the server that has few
+# Tokens in a block of the prefix cache. With 128, the default on CPU, short conversations have few hits.
+BLOCK: Final = 32
+FEW_BLOCKS: Final = 60  # blocks of the prefix cache of the server `few_blocks`
 _START_TIMEOUT: Final = 600.0  # seconds
 _THREADS: Final = 4
 
@@ -71,7 +72,7 @@ def proxy_server(backend: str, arguments: Sequence[str], log: Path, say: Say) ->
 def serving(
     title: str, command: Sequence[str], url: str, health: str, log: Path, say: Say, env: Mapping[str, str]
 ) -> Iterator[str]:
-    """Run a command that serves `url`, and yield this URL when its path `health` answers with 200.
+    """Run a command that serves `url`, and yield this URL as soon as its path `health` answers with 200.
 
     Raises:
         StepError: The command ended, or the path did not answer in time.
@@ -91,7 +92,7 @@ def serving(
 
 
 def _vllm_environment(environment: Path, scratch: str, cores: Sequence[int]) -> dict[str, str]:
-    """The environment variables for vLLM on a CPU, offline, with its temporary files in `scratch`."""
+    """Return the environment variables for vLLM on a CPU, offline, with its temporary files in `scratch`."""
     return {
         **os.environ,
         "TMPDIR": scratch,
@@ -120,7 +121,7 @@ def _answers(url: str) -> bool:
 
 
 class OneServer:
-    """The vLLM server of a test session. It runs one model at a time, because of the memory."""
+    """The vLLM server of a test session. It runs only one model at a time, to save memory."""
 
     def __init__(self, environment: Path, logs: Path, say: Say) -> None:
         self._environment = environment
@@ -131,7 +132,7 @@ class OneServer:
         self._url = ""
 
     def url(self, model: SmallModel) -> str:
-        """The base URL of a server of `model`. It replaces the server of another model.
+        """Return the base URL of a server of `model`. It replaces the server of another model.
 
         Raises:
             StepError: The server did not start.

@@ -25,13 +25,13 @@ async def many(proxy_url: str) -> AsyncIterator[openai.AsyncOpenAI]:
 
 
 async def _whole(client: openai.AsyncOpenAI, model: str, query: str, length: int) -> Answer:
-    """Text and finish reason of a greedy answer."""
+    """Return the text and the finish reason of a greedy answer."""
     reply = await client.chat.completions.create(model=model, messages=asking(query), max_tokens=length, temperature=0)
     return reply.choices[0].message.content or "", reply.choices[0].finish_reason
 
 
 async def _streamed(client: openai.AsyncOpenAI, model: str, query: str, length: int) -> Answer:
-    """The same for a streamed answer. It also checks the form of the stream."""
+    """Return the text and the finish reason of a greedy streamed answer. Check the form of the stream."""
     stream = await client.chat.completions.create(
         model=model, messages=asking(query), max_tokens=length, temperature=0, stream=True
     )

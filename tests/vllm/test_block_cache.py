@@ -1,8 +1,8 @@
 """Tests of the simulated prefix cache (tests/bench/prefix_cache/block_cache.py) against the counters of a real server.
 
-Requests are tokens with few shared prefixes, and need more blocks than the server has. Blocks are therefore found,
-shared, overwritten and computed again. In vLLM, layers with a sliding window have their own cache. It is not simulated:
-the server treats all layers alike.
+The requests are lists of tokens with few shared prefixes, and need more blocks than the server has. Blocks are
+therefore found, shared, overwritten and computed again. In vLLM, layers with a sliding window can have their own cache,
+which is not simulated. The server of this test is therefore set to treat all layers alike.
 """
 
 import random

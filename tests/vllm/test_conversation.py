@@ -35,7 +35,7 @@ def test_conversation_keeps_its_examples_and_reuses_the_prefix(
 
 
 def _ask(client: openai.OpenAI, turns: list[str], streaming: bool) -> tuple[str, str, openai.types.CompletionUsage]:
-    """The next answer, the ids of the examples that were shown, and the usage."""
+    """Return the next answer, the ids of the examples that were shown, and the usage."""
     create = client.chat.completions.with_raw_response.create
     if not streaming:
         raw = create(model=BASE.name, messages=asking(*turns), max_tokens=64, temperature=0)

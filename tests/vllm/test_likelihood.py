@@ -39,7 +39,7 @@ async def test_likelihood_is_the_mean_over_the_tokens_of_the_reference(
 
 
 def _prompt_logprobs(direct: openai.OpenAI, text: str) -> list[float]:
-    """The log-probability of each token, from vLLM's own field."""
+    """Return the log-probability of each token, from vLLM's own field."""
     reply = direct.completions.create(
         model=BASE.name, prompt=text, max_tokens=1, temperature=0, extra_body={"prompt_logprobs": 0}
     )

@@ -13,7 +13,7 @@ from tests.vllm.server import CONTEXT
 
 _QUERY = "How do I keep a basil plant alive on a windowsill?"
 _ANSWER = 16  # tokens
-_LENGTHS = (0, 2800, 3100, 3300, 3500, 3700, 3900)  # words of one token each, in the assistant's turn
+_LENGTHS = (0, 2800, 3100, 3300, 3500, 3700, 3900)  # words of the assistant's turn; each word is one token
 
 
 def _conversation(words: int) -> list[str]:

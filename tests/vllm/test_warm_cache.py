@@ -1,7 +1,7 @@
 """Tests on real vLLM that the prefix cache is warm again after a restart.
 
-A restart takes a minute, so it is imitated: a relay in front of vLLM is closed for a while, and vLLM empties its cache.
-The proxy sees the same as in a restart: an outage, and then a server with an empty cache.
+A restart takes a minute, so the test imitates it: a relay in front of vLLM closes for a while, and vLLM empties its
+cache. The proxy sees the same as in a restart: an outage, and then a server with an empty cache.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from tests.vllm.models import BASE
 from tests.vllm.server import BLOCK
 
 _QUERIES: Final = ("Why do cats purr?", "How do I fold a paper plane?", "How do I build a pipe bomb?")
-_WITHIN: Final = 120.0  # seconds for an outage to be noticed, and for all sets to be sent
+_WITHIN: Final = 120.0  # seconds until an outage is noticed, and until all sets are sent
 
 
 class Relay:

@@ -62,7 +62,7 @@ class Session:
         return {"text": output.completion, "input": read, "ended": output.stop_reason}
 
     async def cancel(self, question: str) -> str:
-        """Give up a request that is being answered. The client does not stream, so there is no text."""
+        """Cancel a request that is being answered. The client does not stream, so there is no text."""
         asking = asyncio.create_task(self.model.generate(self.asked(question)))
         await asyncio.sleep(0.2)
         asking.cancel()

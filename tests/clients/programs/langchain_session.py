@@ -88,7 +88,7 @@ def found(message: AIMessage) -> dict[str, Any]:
 
 
 def attempt(one: Session, messages: list[BaseMessage]) -> dict[str, Any]:
-    """The answer, or the error."""
+    """Return the answer, or the error."""
     try:
         return found(one.chat.invoke(messages))
     except openai.BadRequestError as error:

@@ -1,4 +1,4 @@
-"""What a user of langchain-openai does. Runs in LangChain's own environment, knows nothing of ours.
+"""Does what a user of langchain-openai does. It runs in LangChain's environment, and imports nothing of this project.
 
 Usage: python langchain_user.py BASE_URL MODEL; prints one JSON object.
 """
@@ -13,7 +13,7 @@ from langchain_openai import ChatOpenAI, OpenAI
 from pydantic import BaseModel, Field
 
 QUESTION = "What is the capital of France?"
-LONGER = "In which country is the city of Paris?"  # its answer has pieces enough to be a stream
+LONGER = "In which country is the city of Paris?"  # its answer has enough pieces for a stream
 
 
 class City(BaseModel):
@@ -24,7 +24,7 @@ class City(BaseModel):
 
 
 def main(base_url: str, model: str) -> None:
-    """Use it in every way, in the order of the functions below."""
+    """Use the proxy in every way, in the order of the functions below."""
     told = {"base_url": base_url, "api_key": "any", "temperature": 0, "max_tokens": 40, "max_retries": 0}
     chat = ChatOpenAI(model=model, **told)
     by_header = {"x-drpo-variant": "raw"}
@@ -47,13 +47,13 @@ def main(base_url: str, model: str) -> None:
 
 
 def conversation() -> list[BaseMessage]:
-    """A system message, an earlier turn, and a question about it."""
+    """Return a system message, an earlier turn, and a question about it."""
     earlier = [HumanMessage("What is the capital of Italy?"), AIMessage("The capital of Italy is Rome.")]
     return [SystemMessage("Answer in one sentence."), *earlier, HumanMessage("And of France?")]
 
 
 def answer(message: AIMessage) -> dict[str, Any]:
-    """What LangChain made of a reply."""
+    """Return what LangChain made of a reply."""
     return {
         "type": type(message).__name__,
         "text": str(message.text),
@@ -63,26 +63,26 @@ def answer(message: AIMessage) -> dict[str, Any]:
 
 
 def streamed(chat: ChatOpenAI) -> dict[str, Any]:
-    """The pieces of a stream, and their sum as LangChain adds them up."""
+    """Return the pieces of a stream, and their sum as LangChain adds them up."""
     chunks = list(chat.stream(LONGER))
     total: AIMessageChunk = sum(chunks[1:], chunks[0])
     return {**answer(total), "pieces": [str(chunk.text) for chunk in chunks if chunk.text]}
 
 
 def structured(chat: ChatOpenAI) -> dict[str, Any]:
-    """An answer that a schema forces, parsed by LangChain."""
+    """Return an answer whose form a schema enforces, parsed by LangChain."""
     city = chat.with_structured_output(City, method="json_schema").invoke(f"{QUESTION} Answer as JSON.")
     return {"type": type(city).__name__, **city.model_dump()}
 
 
 def logprobs(chat: ChatOpenAI) -> list[dict[str, Any]]:
-    """The tokens of an answer, each with two candidates."""
+    """Return the tokens of an answer, each with two candidates."""
     message = chat.bind(logprobs=True, top_logprobs=2).invoke(QUESTION)
     return list(message.response_metadata["logprobs"]["content"])
 
 
 def error(chat: Any) -> dict[str, Any]:
-    """The exception that a request ends with."""
+    """Return the exception with which a request ends."""
     try:
         chat.invoke(QUESTION)
     except openai.APIStatusError as caught:

@@ -1,7 +1,7 @@
-"""The default bank is what users get first: its form, its facts where code can check them, and its distance to tests.
+"""Tests of the default bank: its form, the facts that code can check, and the distance of its examples to test queries.
 
-The distances need the measurement data (tests/measurement.py) and are skipped without it. They are to validation rows;
-with DRPO_SEALED=1 to sealed rows too.
+The tests of distances need the measurement data (tests/measurement.py), and are skipped without it. The test queries
+are those of validation rows, and with DRPO_SEALED=1 also those of sealed rows.
 """
 
 import ast
@@ -182,7 +182,7 @@ def test_json_blocks_parse(examples: Sequence[Example]) -> None:
 
 
 def arithmetic(text: str) -> Iterator[tuple[str, str]]:
-    """`expression = number`, for expressions of numbers alone: 4 × 6 + 6 = 30."""
+    """Yield the expression and the number of each equation that has only numbers, such as 4 × 6 + 6 = 30."""
     number = r"\d+(?:\.\d+)?"
     yield from re.findall(rf"(?<![\w.])({number}(?: [+−×÷] {number})+) = ({number})(?!/)", text)
 
@@ -211,7 +211,7 @@ def test_answer_has_the_form_that_the_query_requests(examples: Sequence[Example]
 
 
 def held_out_queries() -> list[str]:
-    """The queries that no example may be near: those of validation, and of sealed where the process may read them."""
+    """Return the queries that no example may be near: of validation rows, and of sealed rows if they may be read."""
     splits = (VALIDATION, SEALED) if reads_sealed() else (VALIDATION,)
     names = ("references.jsonl", "xstest_prompts.jsonl", "drpo_train_queries.jsonl")
     return list(dict.fromkeys(row["query"] for name in names for split in splits for row in rows_of(name, split)))

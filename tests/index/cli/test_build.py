@@ -25,7 +25,7 @@ def words(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def sources(tmp_path: Path) -> list[str]:
-    """The arguments of a build that succeeds, writing to `out`."""
+    """Return the arguments of a build that succeeds and writes to `out`."""
     (tmp_path / "prompt.txt").write_text("\ufeff Be good.\n\n")
     lines = [
         {"query": " How do I boil an egg?\n", "response": "Eight minutes. "},
@@ -132,7 +132,7 @@ COUNT = r"embedding the queries \(64 of 200, \d+ s\)\n"
 
 
 class WaitsForAWord(WordEmbedder):
-    """Embeds the second batch after the count of the first was printed, or after thirty seconds."""
+    """Waits with the second batch until the count of the first batch was printed, for at most thirty seconds."""
 
     def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
         super().__init__()

@@ -38,7 +38,10 @@ def plain(tmp_path: Path) -> Path:
 
 
 def queries(tmp_path: Path, form: str) -> Path:
-    """19 queries like the bank's, one unlike them, and two of the bank itself, which do not count."""
+    """Write 19 queries like the bank's, one unlike them, and two of the bank itself, which do not count.
+
+    Return the file.
+    """
     texts = [f"question {n} about {TOPICS[n % 3]} and more" for n in range(19)]
     texts += ["xyzzy plugh", EXAMPLES[0].query, f" {EXAMPLES[1].query} "]
     place = tmp_path / f"queries.{form}"

@@ -54,7 +54,7 @@ def written(source: Path, out: str) -> Bundle:
 
 
 def prefix_tokens(bundle: Bundle, name: str) -> int:
-    """The number of tokens before the client's messages, of a request that gets a set."""
+    """Return the number of tokens before the client's messages in a request that gets this set."""
     from tokenizers import Tokenizer
 
     by_id = {one.id: one for one in bundle.examples}

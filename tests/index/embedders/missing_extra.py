@@ -14,4 +14,4 @@ def remove_minilm(monkeypatch: pytest.MonkeyPatch) -> None:
         raise PackageNotFoundError(name)
 
     monkeypatch.setattr("importlib.metadata.distribution", missing)
-    monkeypatch.setattr(registry, "MiniLMEmbedder", MiniLMEmbedder)  # tests share one that is open (tests/conftest.py)
+    monkeypatch.setattr(registry, "MiniLMEmbedder", MiniLMEmbedder)  # tests share one open embedder (tests/conftest.py)

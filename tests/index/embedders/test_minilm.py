@@ -57,7 +57,7 @@ def test_unusual_texts_have_vectors(text: str) -> None:
 
 
 def test_only_the_first_256_tokens_are_read() -> None:
-    # A token per word, and one each for the beginning and the end.
+    # Each word is one token, and the beginning and the end of the text have one token each.
     read, one_less = "egg " * 254, "egg " * 253
     same = EMBEDDER.embed([f"{read}sea", f"{read}moon", f"{one_less}sea", f"{one_less}moon"])
     assert np.array_equal(same[0], same[1])

@@ -85,7 +85,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def answers(python: Path, place: Path) -> dict[str, dict[str, Any]]:
-    """Return the result for each model. One process opens all, because the import of torch takes most of the time."""
+    """Return the result for each model.
+
+    One process opens all models, because the import of torch takes most of the time.
+    """
     models = [str(place / "model"), str(place / "broken"), "some/minilm", "no/model"]
     settings = {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "HF_HOME": str(place)}
     command = [python, "-c", SCRIPT, json.dumps([models, TEXTS])]

@@ -54,7 +54,10 @@ def test_trials_that_are_independent_within_clusters_count_each() -> None:
 
 
 def test_interval_of_clusters_covers_the_share_of_dependent_trials() -> None:
-    """Of 1,000 samples of 40 pairs, each of which has a share of its own, the usual interval misses about twice 5 %."""
+    """In each of 1,000 samples, 40 pairs have a share of their own.
+
+    The usual interval misses the true share in about 10 %.
+    """
     chance = random.Random(7)
     covered = {"clusters": 0, "plain": 0}
     for _ in range(1000):
@@ -84,7 +87,7 @@ def test_bootstrap_is_reproducible_and_matches_the_standard_error() -> None:
     values = [float(n % 10) for n in range(100)]
     interval = bootstrap_mean(values)
     assert interval == bootstrap_mean(values)
-    # The standard error is 0.287; 1.96 times that is 0.56.
+    # The standard error is 0.287, and 1.96 times the standard error is 0.56.
     assert (interval.estimate, interval.low, interval.high) == pytest.approx((4.5, 3.94, 5.06), abs=0.1)
 
 
@@ -110,7 +113,7 @@ def test_bootstrap_median_is_not_moved_by_one_large_value() -> None:
 
 @pytest.mark.parametrize("count", [1, 2, 7, 40, 1001])
 def test_resamples_are_those_of_the_standard_library(count: int) -> None:
-    """The intervals of earlier runs stay the same. The largest sample is resampled in several parts."""
+    """Intervals must stay equal to those of earlier runs. The largest sample is resampled in several parts."""
     draw = random.Random(count)
     values = [draw.gauss(0.0, 1.0) for _ in range(count)]
     for function, statistic in ((bootstrap_mean, fmean), (bootstrap_median, median)):

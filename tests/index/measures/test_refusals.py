@@ -1,4 +1,7 @@
-"""Tests which answers count as refusals, in each language that has patterns, by sentences written for these tests."""
+"""Tests which answers count as refusals in each language that has patterns.
+
+The sentences were written for these tests.
+"""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Small texts of our own in the formats of URIAL and of DRPO, and what the authors' code makes of such files."""
+"""Small texts of our own in the formats of URIAL and of DRPO, and the prompts of the authors' code for them."""
 
 from collections.abc import Mapping, Sequence
 
@@ -18,12 +18,12 @@ PROMPT = "You help with cooking.\n- Be brief.\n\n- Say when you do not know."
 
 
 def urial_request(text: str, query: str) -> str:
-    """The prompt that the code of URIAL's authors makes of a text and a query."""
+    """Return the prompt that the code of URIAL's authors makes of a text and a query."""
     return f"{text}\n# Query:\n```\n{query}\n```\n\n# Answer:\n```\n"
 
 
 def drpo_request(prompt: str, answers: Mapping[str, str], shown: Sequence[str], query: str) -> str:
-    """The prompt that the code of DRPO's authors makes of a system prompt, the queries of the examples and a query."""
+    """Return the prompt that the code of DRPO's authors makes. `shown` has the queries of the shown examples."""
     examples = "# Query:\n"
     for number, example in enumerate(shown):
         examples += example + "\n\n#Answer:\n" + answers[example]

@@ -15,7 +15,7 @@ RETRIEVER = Retriever(bank([AXES[0], AXES[1]], RetrievalPolicy()))
 
 
 def at(similarity: float) -> Vectors:
-    """A query with this similarity to its most similar example."""
+    """Return the vector of a query with this similarity to its most similar example."""
     return np.array([similarity, 0, 0, np.sqrt(1 - similarity**2)], dtype=np.float32)
 
 

@@ -1,6 +1,6 @@
 """Tests of the retrieval policies: the parts of a prompt, the similarity floor, and what little room leaves.
 
-The bank lies on the axes and between them, so that every similarity is known.
+The vectors of the bank are on the axes and between them, so that every similarity is known.
 """
 
 from collections.abc import Mapping
@@ -98,7 +98,7 @@ def test_near_duplicate_of_an_example_that_the_set_shows_counts_as_shown() -> No
 @pytest.mark.parametrize("policy", [SET, BOTH, replace(BOTH, k=6, max_nearest_tokens=30)])
 @pytest.mark.parametrize("query", [X, Y, AXES[0], AXES[1], AXES[2], unit(1, 1, 1, 0), AXES[3], -AXES[0]])
 def test_requests_with_one_set_begin_alike(policy: RetrievalPolicy, query: Vectors) -> None:
-    """What stands before the nearest examples depends on nothing but the set, also at the limit of the tokens."""
+    """The text before the nearest examples depends only on the set, also if the tokens reach their limit."""
     found = select(replace(policy, max_injected_tokens=40), query)
     name = retrieve(policy, query).set_name
     assert in_set(found) == list(next(one.shown for one in SETS if one.name == name))
@@ -121,7 +121,7 @@ def test_requests_with_one_set_begin_alike(policy: RetrievalPolicy, query: Vecto
 def test_nearest_example_that_is_too_long_is_replaced_by_the_next(
     costs: dict[str, int], limit: int, expected: list[str]
 ) -> None:
-    """3 is the nearest, and the set y shows it. It takes one of the three places."""
+    """Example 3 is the nearest, and the set y shows it. It counts as one of the three nearest examples."""
     policy = RetrievalPolicy("set_and_nearest", k=3, max_nearest_tokens=limit)
     found = select(policy, Y, costs)
     assert nearest(found)[: len(expected)] == expected

@@ -30,7 +30,10 @@ vectors = st.lists(halves | axes, min_size=1, max_size=60)
 
 
 def bundle_of(vectors: Sequence[Vectors], policy: RetrievalPolicy, pinned: Sequence[int], size: int) -> Bundle:
-    """Return a bundle whose sets are runs of `size` examples, pinned ones left out. Each shows its first two."""
+    """Return a bundle whose sets have `size` consecutive examples, none of them pinned.
+
+    Each set shows its first two.
+    """
     made = bank(vectors, policy, pinned)
     names = [example.id for example in made.examples]
     runs = [names[start : start + size] for start in range(0, len(names), size)]

@@ -75,7 +75,7 @@ def test_equal_similarities_are_in_the_order_of_the_bank() -> None:
 
 
 def test_equal_similarities_keep_the_order_of_the_bank_across_fetches() -> None:
-    # FAISS keeps any of the equal ones: here the two better ones displace the first of the bank.
+    # Of equally similar examples, FAISS keeps any: here, the two better examples displace the first one of the bank.
     axes = np.eye(40, dtype=np.float32)
     query = unit(*[1] * 38, 2, 3)
     assert ids(bank(list(axes), RetrievalPolicy(k=3, minimum_similarity=0)), query) == ["39", "38", "0"]

@@ -1,4 +1,4 @@
-"""Tests of the selection of examples by tokens: whole examples, hits before pinned ones, and the order of a prompt."""
+"""Tests of the selection of examples by tokens: only whole examples, hits are removed first, and the prompt's order."""
 
 from collections.abc import Sequence
 

@@ -44,7 +44,7 @@ FOLLOW_UPS = (
 
 
 def decide(*turns: str) -> tuple[int, str]:
-    """The position of the deciding turn, and the kind of the set that the conversation gets."""
+    """Return the position of the deciding turn, and the kind of the set that the conversation gets."""
     read = turns_to_read(RETRIEVER, turns)
     position, retrieved = choose_by_turns(RETRIEVER, [embed_query(EMBEDDER, turn) for turn in read])
     return position, KINDS[retrieved.set_name]
