@@ -1,6 +1,6 @@
 """A chat endpoint that accepts only a part of OpenAI's API, for tests of how the optimizer adapts to such servers.
 
-The messages are those of real servers, where a comment names the server.
+If a comment names a server, the messages are those of this server.
 """
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -121,7 +121,10 @@ LIMITS: Final[Mapping[str, Limit]] = {
 def limited_endpoint(
     limits: list[str], text: str, choices: Callable[[int], int] = lambda asked: asked
 ) -> ScriptedEndpoint:
-    """Return an endpoint with these limits that replies with the text, as often as `choices` makes of `n`."""
+    """Return an endpoint with these limits.
+
+    A reply has the text `choices(n)` times if the request asks for `n` choices.
+    """
 
     def script(body: Any, _variant: str) -> Reply:
         errors = [error for name in limits if (error := LIMITS[name](body)) is not None]

@@ -241,7 +241,7 @@ def _write_starting_bundle(directory: Path, embedder: str) -> None:
 
 @cache
 def _starting_bundle(embedder: str) -> Mapping[str, bytes]:
-    """The content of each file of the bundle."""
+    """Return the content of each file of the bundle."""
     examples = [Example(f"e{one}", f"Example question {one}", f"Example answer {one}.") for one in range(3)]
     draft = BundleInput("start", "task", "query-answer", PROMPT, examples, RetrievalPolicy(k=1), {"max_tokens": 64}, {})
     with TemporaryDirectory() as folder:

@@ -33,7 +33,7 @@ EXAMPLES = (
 
 @dataclass(frozen=True, slots=True)
 class WordEmbedder:
-    """Vectors from the words of a text: texts that share words are near. No model, so no quality is shown on it."""
+    """Gives similar vectors to texts that share words. It is no model, so tests of quality must not use it."""
 
     spec: EmbedderSpec = field(default_factory=lambda: EmbedderSpec("words", "1", 64))
 
@@ -53,7 +53,7 @@ def served_bundle(
     id_letter: str = "b",
     **policy: Any,
 ) -> ServedBundle:
-    """A bundle of four examples, one of them pinned."""
+    """Return a bundle of four examples, one of them pinned."""
     manifest = Manifest(
         format=1,
         name="small",
@@ -112,7 +112,8 @@ async def serving(
     """A proxy in front of the backends, on a free port."""
     given = {"scripted": served_bundle()} if bundles is None else bundles
     loaded = given if isinstance(given, ModelBundles) else named_bundles(given)
-    settings = make_settings(**{"retrieval_timeout": 20.0, **values})  # a busy machine must not lose the examples
+    # With a short timeout, requests would get no examples on a busy machine.
+    settings = make_settings(**{"retrieval_timeout": 20.0, **values})
     shared = LocalState()
     state = ServingState(loaded, read_keyring(settings.api, shared))
     async with open_gateway(settings, [Backend(url) for url in backends], state, shared) as gateway:
@@ -127,9 +128,9 @@ async def serving(
             async with aiohttp.ClientSession(url) as session:
                 yield Serving(gateway, session, url, shared)
         finally:
-            await _few_turns()  # asyncio needs them to make a connection of what it has accepted
+            await _few_turns()  # asyncio needs some turns to make connections of accepted sockets
             await runner.cleanup()
-    await _few_turns()  # transports close in them
+    await _few_turns()  # transports need some turns to close
 
 
 async def until(condition: Callable[[], object], within: float = 60.0) -> None:

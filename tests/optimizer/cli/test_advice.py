@@ -1,4 +1,4 @@
-"""Tests that commands say what to do in the place where the user is: with a run to resume, or without one."""
+"""Tests that advice fits the command: only commands with a run advise to resume it."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping

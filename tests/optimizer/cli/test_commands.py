@@ -1,4 +1,4 @@
-"""The commands judge-check, diff and report, and rewards of the user."""
+"""Tests of the commands judge-check, diff and report, and of rewards that a user wrote."""
 
 import asyncio
 import json
@@ -47,7 +47,7 @@ def replay(rows: Sequence[dict[str, Any]]) -> ScriptedEndpoint:
 
 
 def by_hand(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Compute the same shares directly from the recorded replies."""
+    """Compute the shares that the command prints directly from the recorded replies."""
     first, right, readable, both, consistent, complete = 0, 0, 0, 0, 0, 0
     for row in rows:
         preferences = [

@@ -27,7 +27,7 @@ async def examine(path: Path) -> list[Finding]:
 
 
 def snippets(findings: list[Finding]) -> dict[str, Any]:
-    """The tables that doctor prints for run.toml, by role."""
+    """Return the tables that doctor prints for run.toml, by role."""
     text = "\n".join(finding.advice for finding in findings if finding.subject.endswith(".request"))
     return {role: table["request"] for role, table in tomllib.loads(text).get("models", {}).items()}
 

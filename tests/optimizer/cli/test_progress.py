@@ -1,4 +1,4 @@
-"""The progress of a run without a terminal: a line per event, the status now and then, no line twice after a resume."""
+"""Tests the progress of a run without a terminal: a line for each event, and no line twice after a resume."""
 
 import io
 

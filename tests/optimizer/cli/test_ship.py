@@ -1,4 +1,4 @@
-"""Tests of `drpo-optimizer ship`: a bundle with its provenance, without a word of a row."""
+"""Tests of `drpo-optimizer ship`: it writes a bundle with its provenance, without texts of rows."""
 
 import asyncio
 import json
@@ -21,7 +21,7 @@ FLAGS = ("--licence", "Apache-2.0", "--texts", "written for the tests")
 
 
 async def finished_run(folder: Path, **tables: Any) -> Path:
-    """A finished run of scripted models, of one level, and its directory."""
+    """Return a finished run of scripted models, of one level, and its directory."""
     async with open_scripted_models() as (_, url):
         small: Mapping[str, Any] = {"search": {"depth": 1}, "tune": {"k": [], "order": []}}
         config = write_run(folder, url, rows=8, **{**small, **tables})

@@ -1,4 +1,4 @@
-"""Work that runs at the same time ends together: an error leaves nothing behind."""
+"""Tests that an error or a cancellation ends all concurrent work."""
 
 import asyncio
 

@@ -210,7 +210,7 @@ SEED_FAULTS = [
 
 
 def seeded(folder: Path, seeds: list[dict[str, str]]) -> DataTable:
-    """The data of a run with seeds, which lie in a file of their own."""
+    """Return the data of a run with seeds, which lie in a file of their own."""
     paths = {}
     for part in ("train", "sealed", "validation"):
         paths[part] = folder / f"{part}.jsonl"

@@ -23,7 +23,10 @@ def test_planted_string_is_replaced(text: str, private: str) -> None:
 
 
 def test_most_strings_of_the_hold_out_are_replaced() -> None:
-    """The number is that of the first try. If the rules become better or worse, change it here and in the docs."""
+    """The expected number was measured when the rules were new.
+
+    If they become better or worse, change it here and in the docs.
+    """
     assert sum(private not in scrubbed(text) for text, private in HOLD_OUT) == 49
 
 

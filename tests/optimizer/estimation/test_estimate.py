@@ -1,4 +1,4 @@
-"""The estimate counts the calls of every part of a run, and does not depend on a single row."""
+"""Tests that the estimate counts the calls of every part of a run, and does not depend on a single row."""
 
 import random
 from collections.abc import Mapping

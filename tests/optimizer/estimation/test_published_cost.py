@@ -73,7 +73,7 @@ async def reply(request: web.Request) -> web.Response:
 
 
 async def estimated(folder: Path) -> Estimate:
-    """The estimate for the preset, with the time that the tokens of each call would take."""
+    """Return the estimate for the preset, with the time that the tokens of each call would take."""
     app = web.Application()
     app.router.add_post("/v1/completions", reply)
     app.router.add_post("/v1/chat/completions", reply)
@@ -95,7 +95,7 @@ async def estimated(folder: Path) -> Estimate:
 
 
 def with_times(costs: Costs) -> Costs:
-    """The costs with the times of a real server. The choices of a reply are written at the same time."""
+    """Return the costs with the times of a real server. The choices of a reply are written at the same time."""
     timed = {}
     for call, cost in costs.items():
         choices = 3 if (call.stage, call.role) == ("search", "optimizer") else 1

@@ -1,4 +1,4 @@
-"""An interrupted evaluation continues from its answers, and never confuses two answers."""
+"""Tests that an interrupted evaluation continues from its answers, and never confuses two answers."""
 
 import json
 from pathlib import Path

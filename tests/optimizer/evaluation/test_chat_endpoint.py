@@ -1,4 +1,4 @@
-"""Temporary failures are retried, others raise at once, and no error contains a key or the text of a query."""
+"""Tests that only temporary failures are retried, and that no error contains a key or the text of a query."""
 
 import asyncio
 from collections.abc import AsyncIterator

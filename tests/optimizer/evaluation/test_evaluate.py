@@ -1,4 +1,4 @@
-"""The measures of an evaluation, and the output of the command `eval` against a scripted endpoint."""
+"""Tests of the measures of an evaluation, and of the output of the command `eval` with a scripted endpoint."""
 
 import asyncio
 from collections.abc import Sequence

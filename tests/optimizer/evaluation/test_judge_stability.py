@@ -1,4 +1,4 @@
-"""judge-check counts how often a preference flips when the judge is asked again, or asked in other words."""
+"""Tests that judge-check counts how often a preference flips if the judge is asked again, or in other words."""
 
 import asyncio
 import json
@@ -46,7 +46,7 @@ async def run_check(preference: Preference, folder: Path, *options: str) -> int:
 
 
 def rows(printed: str) -> dict[str, list[str]]:
-    """The cells of the table of flips, by what was varied."""
+    """Return the cells of the table of flips, by what was varied."""
     lines = [line.strip("\u2502| ") for line in printed.splitlines() if "asked" in line]
     found = [re.split(r"\s*[\u2502\u2503|]\s*", line) for line in lines]
     return {cells[0]: cells[1:] for cells in found}

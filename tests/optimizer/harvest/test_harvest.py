@@ -1,4 +1,4 @@
-"""Tests of what a harvest holds: screened examples, rows and pairs, and no private data anywhere."""
+"""Tests of the content of a harvest: screened examples, rows and pairs, and no private data."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""A harvest of what the proxy itself has recorded: chat, streams, the Responses API, feedback and verdicts."""
+"""Tests a harvest of records that the proxy itself wrote: chat, streams, the Responses API, feedback and verdicts."""
 
 import asyncio
 from pathlib import Path

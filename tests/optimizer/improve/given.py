@@ -1,4 +1,4 @@
-"""What the tests of the command improve are given: stores with feedback, a current bundle and a run.toml."""
+"""Makes the inputs of tests of the command improve: stores with feedback, a current bundle and a run.toml."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -76,5 +76,5 @@ def queries_of(path: Path, part: str) -> list[str]:
 
 
 def expected_part(query: str) -> str:
-    """The part of the row of a disliked answer."""
+    """Return the part of the rows to which the question of a disliked answer belongs."""
     return part_of(query) or "train"

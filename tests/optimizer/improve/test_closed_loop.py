@@ -1,4 +1,4 @@
-"""Closes the loop for real: embedded model, two workers, PostgreSQL, feedback, improve, experiment. Much is killed."""
+"""Tests the whole loop with real parts: model, workers, PostgreSQL, improve and experiment. Processes are killed."""
 
 import asyncio
 import itertools
@@ -35,7 +35,7 @@ MODEL = "google/gemma-3-270m"
 TOKENS = 20  # of an answer
 AT_ONCE = 4
 WANTED = {"sealed": 8, "train": 6, "validation": 4, "": 4}
-"""How many questions of each part the users ask."""
+"""How many questions of each part of the rows the users ask."""
 FIRST = """
 name = "first"
 metrics = ["thumbs_up"]

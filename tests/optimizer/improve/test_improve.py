@@ -143,13 +143,13 @@ async def stopped_when(is_time: Callable[[], bool], flags: Sequence[str], by: in
 
 
 def replies(out: Path) -> int:
-    """How many calls of the journal got a reply. No journal, no reply."""
+    """Return how many calls in the journal have a reply; 0 without a journal."""
     path = out / "run" / "events.jsonl"
     return sum(event.get("call") == "reply" for event in read_journal(out / "run")) if path.exists() else 0
 
 
 def paid_replies(models: ScriptedModels, out: Path) -> Counter[str]:
-    """For each call of the journal that has a reply: how many replies the server has sent.
+    """Return, for each call with a reply in the journal, how many replies the server has sent.
 
     There are two if the command was killed after the first reply was sent and before it was in the journal.
     """

@@ -1,4 +1,4 @@
-"""Tests of what the command improve is made of: the parts of rows, the planned size, the experiment file and TOML."""
+"""Tests of the steps of the command improve: dividing rows, the planned size, the experiment file and TOML."""
 
 import math
 import statistics

@@ -8,7 +8,7 @@ from optimizer.core.errors import UnparsableReplyError
 from optimizer.models.task_model import mean_log_probability
 
 SHOWN, REFERENCE = "Hello\n\n# Answer:\n", " 🙌😅🎉"
-# What vLLM said of gemma-3-270m, whose <bos> counts as five characters: of the text, and of one token generated.
+# The reply of vLLM for gemma-3-270m: the tokens of the text, and one generated token. <bos> counts as five characters.
 OFFSETS = [0, 5, 10, 12, 13, 20, 21, 22, 24, 25, 26]
 LOGPROBS = [None, -6.1, -3.6, -9.9, -9.3, -1.7, -3.1, -20.2, -10.2, -7.1, -1.6]
 

@@ -9,7 +9,7 @@ from optimizer.models.reply_text import answer_text, find_object, json_objects, 
 
 
 def better(text: str) -> Any:
-    """The value of the key `better` in the object that counts; None if there is none."""
+    """Return the value of the key `better` in the object that counts; None if there is none."""
     found = find_object(text, lambda value: "better" in value)
     return found and found.value["better"]
 

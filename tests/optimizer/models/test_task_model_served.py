@@ -1,6 +1,6 @@
 """Tests that the optimizer measures what the proxy serves.
 
-For the same bundle and conversation both send a backend the same prompt, and both clean its answer in the same way.
+For the same bundle and conversation, both send the same prompt to a backend, and clean its answer in the same way.
 """
 
 from collections.abc import Mapping
@@ -200,5 +200,5 @@ def streamed_content(data: bytes) -> str:
 
 
 def plain(body: Mapping[str, Any]) -> dict[str, Any]:
-    """A request without what a client's own silence adds."""
+    """Return a request without fields whose value is null: a client can also leave these fields out."""
     return {key: value for key, value in body.items() if value is not None}

@@ -1,4 +1,4 @@
-"""A user's reward may return any real number. Its mistakes are errors that name the function, the row and the line."""
+"""Tests that a user's reward may return any real number, and that its mistakes are errors that name their place."""
 
 import sys
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ ANSWERED = AnsweredRow(Raw({}), Row("a secret", name="rows.jsonl, line 7"), Repl
 
 
 class Tensor:
-    """A scalar as PyTorch has it: only `float` makes a number of it."""
+    """A scalar like those of PyTorch: only `float` converts it to a number."""
 
     def __init__(self, value: float) -> None:
         self._value = value

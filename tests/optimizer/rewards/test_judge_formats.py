@@ -21,14 +21,14 @@ CRITERIA = [template_criteria()["clarity"], template_criteria()["safety"]]
 
 
 def asked_format(prompt: str) -> str:
-    """The format that a prompt to the judge asks for."""
+    """Return the format that a prompt to the judge asks for."""
     if "JSON only" in prompt:
         return "json"
     return "letter" if "one digit" in prompt or "one letter" in prompt else "text"
 
 
 def with_log_probabilities(text: str, **weights: float) -> Reply:
-    """A reply of one token, with the probabilities of its alternatives."""
+    """Return a reply of one token, with the probabilities of its alternatives."""
     alternatives = [{"token": name.strip("_"), "logprob": math.log(weight)} for name, weight in weights.items()]
     status, headers, raw = completion(text)
     reply = orjson.loads(raw)

@@ -1,4 +1,4 @@
-"""An answer that is written to please judges must not win, as the null models of arXiv 2410.07137 do.
+"""Tests that an answer that tries to influence the judge does not win, unlike the null models of arXiv 2410.07137.
 
 The texts are ours. The judge of these tests is fooled by all of them. The tests say which parts of a reward find which
 kind of text, and which kinds none of them finds.
@@ -67,8 +67,9 @@ CASES: Final = [
 ]
 """Queries with answers, and whether the answer tries to influence the judge.
 
-The rules were written with the cases of the first and the second round. Those that were kept aside are by the same
-author, and were written before the rules. The last ones were written after the rules, and no rule follows them.
+The rules were written with the cases of the first and the second round. The cases that were kept aside are by the same
+author, and were written before the rules. The last cases were written after the rules, and no rule was changed because
+of them.
 """
 FOUND_OF_THE_LAST: Final = 7
 
@@ -93,7 +94,7 @@ def test_other_text_does_not_speak_to_the_judge(text: str) -> None:
 
 
 def fooled_judge(body: Any) -> tuple[int, bytes] | None:
-    """A judge that gives full marks to the texts above, and 3 to every other answer."""
+    """Reply as a judge that gives full marks to the texts above, and 3 to every other answer."""
     prompt = body["messages"][0]["content"]
     if body["model"] != "judge" or prompt.startswith("You set the standard"):
         return None
@@ -108,7 +109,7 @@ ROW: Final = Row("What is a rainbow?", reference="A rainbow is an arc of colours
 
 
 async def score(folder: Path, row: Row, answer: str, weights: dict[str, float], **table: Any) -> float:
-    """The score that a run gives to an answer, with a judge that is fooled."""
+    """Return the score that a run gives to an answer, with the judge that is fooled."""
     async with open_scripted_models(fault=fooled_judge) as (_, url):
         config = read_config(write_run(folder, url, reward={"weights": weights, **table}))
         with Journal(folder / "out") as journal:

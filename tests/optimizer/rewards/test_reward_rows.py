@@ -1,4 +1,4 @@
-"""`[reward] rows` limits a reward to rows of some kinds, and refuses settings that leave rows without a reward."""
+"""Tests that `[reward] rows` limits a reward to kinds of rows, and that no row may be left without a reward."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Tests of the reward `taste`: what people like scores high, and it keeps out of what it cannot know."""
+"""Tests of the reward `taste`: answers that people like score high, and answers that it cannot judge get no score."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""A race is so short that a limited budget is enough for several levels."""
+"""Tests that races are so short that a limited budget is enough for several levels."""
 
 from math import isinf
 

@@ -17,7 +17,7 @@ KEEP_ABOVE: Final = PublishedSettings().keep_above
 
 
 def judged(scores: dict[str, int]) -> Outcome:
-    """The outcome of scores, computed as in a run: as a reward from 0 to 1, which is mapped back to 1 to 5."""
+    """Return the outcome of scores, computed as in a run: as a reward from 0 to 1, which is mapped back to 1 to 5."""
     mean = JudgeRating(scores, dict.fromkeys(scores, "")).mean
     return Outcome(0, ScoreScale(1.0, 5.0).convert((mean - MIN_SCORE) / (MAX_SCORE - MIN_SCORE)))
 

@@ -1,7 +1,7 @@
-"""Guards the two recipes: `drpo` makes exactly the calls of the published algorithm, `raced` keeps parents, drops
-doubles and returns what is best on shared queries.
+"""Tests the two recipes: `drpo` makes exactly the calls of the published algorithm, and `raced` finds the best prompt.
 
-What is expected of `drpo` is written here a second time, from the paper and its authors' code, without our search.
+The expected calls of `drpo` come from a second implementation, which was written from the paper and its authors' code
+and does not use our search. `raced` keeps parents, drops duplicates, and compares candidates on shared queries.
 """
 
 import re
@@ -28,7 +28,7 @@ W, M, D, DEEPER = 2, 3, 5, 10
 
 
 class Paper:
-    """The published algorithm over the models's rules, as a list of what is asked: (who, prompt, query)."""
+    """The published algorithm with the rules of the scripted models. It lists its calls: (role, prompt, query)."""
 
     def __init__(self, scores: object, depth: int, queries: int) -> None:
         self.scores, self.depth, self.queries = scores, depth, queries
@@ -72,7 +72,7 @@ class Paper:
 
 
 def asked_of(models: ScriptedModels, rows: Sequence[str]) -> list[tuple[str, str, int]]:
-    """The models's calls in the paper's words, up to the first sealed query."""
+    """Return the calls to the models in the form that `Paper` has, up to the first sealed query."""
     told = []
     for model, text in models.requests:
         if "sealed" in text:
@@ -92,12 +92,12 @@ def asked_of(models: ScriptedModels, rows: Sequence[str]) -> list[tuple[str, str
 
 
 def harsh(worth: int, query: str) -> Mapping[str, int]:
-    """Never enough."""
+    """Return scores that are never enough to keep a prompt."""
     return {"helpfulness": min(4, 1 + worth), "clarity": 3}
 
 
 def soon_enough(worth: int, query: str) -> Mapping[str, int]:
-    """Enough from a worth of 2 on: skipped, and deeper."""
+    """Return scores that are enough to keep a prompt from a worth of 2 on."""
     return {"helpfulness": 5 if worth >= 2 else 3, "clarity": 5 if worth >= 2 else 2 + worth}
 
 
@@ -117,7 +117,7 @@ async def test_recipe_drpo_makes_the_papers_calls_in_the_same_order(scores: obje
 
 
 def _once(calls: Sequence[tuple[str, str, int]]) -> list[tuple[str, str, int]]:
-    """A call that was paid before is not made again: two walks may come to the same prompt on the same query."""
+    """Return each call once. Two walks may come to the same prompt on the same query, but it is paid only once."""
     return list(dict.fromkeys(calls))
 
 
@@ -130,7 +130,7 @@ async def test_unparsable_judgement_is_not_a_score_and_keeps_the_prompt(tmp_path
 
 
 class Numbers:
-    """Whole numbers as candidates: worth what they are, less the query's own noise, which is the same for all."""
+    """A space whose candidates are whole numbers. A score is a tenth of the number, plus a noise of the query."""
 
     def __init__(self, noise: Mapping[int, float]) -> None:
         self.noise, self.expanded, self.scored, self.unreadable = (
@@ -253,7 +253,7 @@ async def test_raced_ends_without_a_new_leader() -> None:
 
 async def test_leader_by_chance_enters_the_beam_but_is_no_new_best_candidate() -> None:
     class Chance(Numbers):
-        """The mean leads over the candidate 0 are far smaller than the differences on single queries."""
+        """The mean leads over candidate 0 are far smaller than the differences on single queries."""
 
         async def score(self, candidate: int, query: int) -> Outcome:
             return Outcome(query, 0.5 + 0.02 * candidate + (0.4 * (-1) ** query if candidate else 0.0))

@@ -14,7 +14,7 @@ from tests.optimizer.stages.proposers.candidates import make_candidate
 
 @dataclass
 class Numbered:
-    """Proposes as many prompts as it is asked for, `name` with a number, or as many as `reserve` if that is more."""
+    """Proposes prompts, each `name` with a number: as many as requested, or `reserve` if that is more."""
 
     name: str
     reserve: int = 0
@@ -27,7 +27,7 @@ class Numbered:
 
 
 class FixedAllocation(Allocation):
-    """Each slot has the preferences that its first letter stands for."""
+    """The first slot prefers proposer A, the second B, and the third C."""
 
     def preferences(self, slots: int, occasion: str) -> list[list[str]]:
         return [[first, *(name for name in self.names if name != first)] for first in "ABC"[:slots]]

@@ -1,4 +1,4 @@
-"""Stage 1: answers improve until no criterion can, and the bank is diverse, short and has refusals."""
+"""Tests of stage 1: answers improve as long as a criterion can, and the bank is diverse, short and has refusals."""
 
 from pathlib import Path
 

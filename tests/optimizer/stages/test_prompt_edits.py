@@ -1,4 +1,4 @@
-"""Edit operators of prompts: units joined are the prompt, edits are different, a seed determines them."""
+"""Tests of edit operators of prompts: joined units are the prompt, edits differ, and the seed determines them."""
 
 from hypothesis import given
 from hypothesis import strategies as st

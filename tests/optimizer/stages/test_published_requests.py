@@ -94,7 +94,7 @@ class PublishedModels:
         return json.dumps({name: {"rationale": "because", "score": score} for name in names})
 
     def of(self, kind: str) -> list[dict[str, Any]]:
-        """The bodies of the requests of a kind, in order."""
+        """Return the bodies of the requests of a kind, in order."""
         return [body for path, body in self.requests if kind_of(path, body) == kind]
 
 

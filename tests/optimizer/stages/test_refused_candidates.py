@@ -139,7 +139,7 @@ async def test_bundle_that_cannot_answer_a_sealed_row_gets_no_score_for_it(tmp_p
 
 
 async def test_search_goes_on_if_only_new_candidates_are_too_long(tmp_path: Path) -> None:
-    """Before, each row that a new candidate could not answer was left out, and the run stopped after some."""
+    """These rows must not count as rows that cannot be used, because the run would stop after a few of them."""
 
     def refuses(model: str, system: str, query: str) -> bool:
         return model == "task" and "+" in system and query.endswith(("5", "6", "7", "8"))

@@ -1,4 +1,4 @@
-"""Settings that hold in the search alone, and do not change the bundle."""
+"""Tests of settings that apply only to the search, and do not change the bundle."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -141,7 +141,8 @@ def with_usage(body: Mapping[str, Any]) -> dict[str, Any]:
 def with_sampling(body: Mapping[str, Any]) -> dict[str, Any]:
     """Return the body with the bundle's sampling for fields that the client left out.
 
-    If the client sets max_tokens or max_completion_tokens, the bundle's max_tokens is not used."""
+    If the client sets max_tokens or max_completion_tokens, the bundle's max_tokens is not used.
+    """
     silent = {name: value for name, value in SAMPLING.items() if body.get(name) is None}
     if body.get("max_completion_tokens") is not None:
         silent.pop("max_tokens", None)

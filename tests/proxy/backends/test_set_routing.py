@@ -36,7 +36,7 @@ async def ask(proxy: Serving, name: str, number: int, *later: str) -> None:
 
 
 def preferred(proxy: Serving, name: str) -> str:
-    """The URL of the backend that a set prefers."""
+    """Return the URL of the backend that a set prefers."""
     found: Sequence[Any] = proxy.gateway.pool.backends_of_set("scripted", set_key("b" * 12, name))
     return str(found[0].url)
 

@@ -38,14 +38,14 @@ class Looks:
     units: np.ndarray
 
     def any_time(self, level: float, truth: float = 0.0) -> Floats:
-        """Whether the any-time interval of a run ever misses `truth`, of shape (runs,)."""
+        """Return whether the any-time interval of a run ever misses `truth`, of shape (runs,)."""
         with np.errstate(divide="ignore", invalid="ignore"):
             score = (self.difference - truth) / np.sqrt(self.error)
         beyond = np.abs(score) > boundary(np.where(self.ready, self.progress, 1.0), level)
         return (beyond & self.ready).any(axis=1)
 
     def naive(self, level: float, truth: float = 0.0) -> Floats:
-        """Whether the interval for a single look ever misses `truth` at the same looks, of shape (runs,)."""
+        """Return whether the interval for a single look ever misses `truth` at the same looks, of shape (runs,)."""
         with np.errstate(divide="ignore", invalid="ignore"):
             score = (self.difference - truth) / np.sqrt(self.error)
         return ((np.abs(score) > scipy.stats.norm.isf(level / 2)) & self.ready).any(axis=1)

@@ -1,4 +1,4 @@
-"""Chat models that a script plays, for tests of `drpo-proxy fit`. They know which of our questions are harmful."""
+"""Scripted chat models for tests of `drpo-proxy fit`. They know which of our questions are harmful."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
@@ -16,7 +16,7 @@ Break = Callable[[Reply], Awaitable[None]]
 
 
 def has_system(request: Received) -> bool:
-    """Whether a prompt was injected: the questions have no system message of their own."""
+    """Return whether a prompt was injected: the questions have no system message of their own."""
     return any(message["role"] == "system" for message in request.json["messages"])
 
 
@@ -49,7 +49,7 @@ def _events(text: str, finish_reason: str, prompt_tokens: int, cached: int | Non
 
 
 async def perfect(reply: Reply, request: Received) -> None:
-    """Refuses harmful questions and answers all others, with any prompt."""
+    """Refuse harmful questions and answer all others, whatever the prompt is."""
     injected = 400 if has_system(request) else 0
     await send_text(reply, right_answer(request), prompt_tokens=20 + injected, cached=injected)
 

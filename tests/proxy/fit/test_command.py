@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[3]
 
 
 async def run(script: Script, *arguments: str, interrupt_at: bytes = b"") -> tuple[int | None, str, str]:
-    """Run the command before a scripted chat model; returns the exit status and what it printed on the two streams."""
+    """Run the command in front of a scripted chat model. Return the exit status and both output streams."""
     async with scripted_backend(script, kind="chat") as backend:
         command = [sys.executable, "-m", "proxy", "fit", "--backend", backend.url, "--retrieval-timeout", "30"]
         process = await asyncio.create_subprocess_exec(*command, *arguments, stdout=PIPE, stderr=PIPE, cwd=ROOT)

@@ -1,4 +1,4 @@
-"""Tests the verdicts of whole runs, on the real proxy in this process, before models that a script plays."""
+"""Tests the verdicts of whole runs, with the real proxy in this process in front of scripted models."""
 
 import asyncio
 import io
@@ -133,7 +133,7 @@ async def test_a_base_model_that_only_the_examples_make_answer_is_helped() -> No
 
 
 def half_right(reply: Reply, request: Received) -> Any:
-    """A model that is right on about half of the questions, whatever the prompt."""
+    """Reply as a model that is right on about half of the questions, whatever the prompt."""
     text = request.json["messages"][-1]["content"]
     return models.send_text(reply, models.right_answer(request), "stop" if len(text) % 2 else "length")
 

@@ -20,7 +20,15 @@ GOOD = Answer("Because it is warm.", "stop", 5, None, 0.1)
 
 
 def compared(both: int, lost: int, gained: int, neither: int, level: float = LEVEL) -> Comparison:
-    """A comparison of this many questions with the property in both arms, only before, only after, and in neither."""
+    """Return a comparison, from numbers of questions with the property.
+
+    Args:
+        both: Questions with the property in both arms.
+        lost: Questions with the property only in the first arm.
+        gained: Questions with the property only in the second arm.
+        neither: Questions with the property in no arm.
+        level: The confidence level.
+    """
     pairs = [(True, True)] * both + [(True, False)] * lost + [(False, True)] * gained + [(False, False)] * neither
     intervals = paired_difference(pairs), paired_difference(pairs, level)
     return Comparison("sound_harmless", len(pairs), both + lost, both + gained, *intervals)

@@ -31,7 +31,7 @@ def imported(tmp_path: Path, origin: str, path: Path) -> ServedBundle:
 
 
 async def sent(served: ServedBundle, query: str) -> tuple[str, list[str]]:
-    """The prompt that the backend gets for a query, and the queries of the examples in it, in their order."""
+    """Return the prompt that the backend gets for a query, and the queries of the examples in it, in their order."""
 
     async def answer(reply: Reply, _request: Received) -> None:
         await reply.whole(completion("\nYes.\n"))
@@ -79,7 +79,7 @@ async def test_request_with_the_published_prompt_of_drpo_is_that_of_the_authors(
 
 
 def nearest_first(query: str, queries: list[str]) -> list[str]:
-    """The three nearest queries, found without the code under test."""
+    """Return the three nearest queries, found without the code under test."""
     vectors = WordEmbedder().embed([query, *queries])
     similarities = dict(zip(queries, vectors[1:] @ vectors[0], strict=True))
     return sorted(queries, key=lambda one: -similarities[one])[:3]

@@ -15,7 +15,7 @@ LINE = st.binary(min_size=1, max_size=20).filter(lambda line: b"\n" not in line 
 
 @st.composite
 def streams(draw: st.DrawFn) -> tuple[bytes, list[int]]:
-    """A stream of events with one kind of line end, and where it is cut on its way."""
+    """Return a stream of events with one kind of line end, and where it is cut on its way."""
     end = draw(END_OF_LINE)
     events = draw(st.lists(st.lists(LINE, min_size=1, max_size=3), max_size=5))
     whole = b"".join(end.join(lines) + end + end for lines in events)

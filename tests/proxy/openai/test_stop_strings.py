@@ -68,20 +68,20 @@ def test_stream_is_cut_at_the_same_position_as_a_complete_reply(text: str, stops
 
 
 def _whole(text: str, rules: StopRules) -> dict[str, Any]:
-    """The choice of a complete reply with this text."""
+    """Return the choice of a complete reply with this text."""
     choice: dict[str, Any]
     (choice,) = cut_completion({"choices": [_choice(text, last=True)]}, rules)["choices"]
     return choice
 
 
 def _pieces(text: str, data: Any) -> list[str]:
-    """The text in up to nine pieces, which may be empty."""
+    """Return the text in up to nine pieces, which may be empty."""
     places = sorted(data.draw(st.sets(st.integers(0, len(text)), max_size=8)))
     return [text[start:end] for start, end in zip([0, *places], [*places, len(text)], strict=True)]
 
 
 def _streamed(pieces: Sequence[str], rules: StopRules) -> str:
-    """The text of a stream that has these pieces. As in the proxy, an event that passes is not parsed."""
+    """Return the text of a stream that has these pieces. As in the proxy, an event that passes is not parsed."""
     cutter, shown = StopCutter(rules), ""
     for number, piece in enumerate(pieces, start=1):
         choices = [_choice(piece, last=number == len(pieces))]

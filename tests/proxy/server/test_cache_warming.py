@@ -39,12 +39,12 @@ def bundle_with_sets(id_letter: str = "b", sets: tuple[ExampleSet, ...] = SETS, 
 
 
 def warming_requests(backend: ScriptedBackend) -> list[Received]:
-    """The requests that warm the cache: those for one token."""
+    """Return the requests that warm the cache: those for one token."""
     return [one for one in backend.generating if one.json.get("max_tokens") == 1]
 
 
 def counts(proxy: Serving) -> dict[str, float]:
-    """The metric of warmed prefixes, by result."""
+    """Return the metric of warmed prefixes, by result."""
     page = proxy.gateway.metrics.exposition().decode()
     lines = [line for line in page.splitlines() if line.startswith("drpo_warmed_prefixes_total")]
     return {line.split('"')[1]: float(line.rsplit(" ", 1)[1]) for line in lines if not line.endswith(" 0.0")}
@@ -224,7 +224,7 @@ async def test_new_kind_of_a_model_is_warmed_in_its_form() -> None:
     async with scripted_backend(say_yes) as backend, warm_proxy(backend.url) as proxy:
         await until(lambda: counts(proxy) == {"sent": 2.0})
         for check in proxy.gateway.pool._health_checks:
-            check.cancel()  # one that has begun would bring the old kind back
+            check.cancel()  # a check that has begun would restore the old kind
         (state,) = proxy.gateway.pool.backends
         state.models = {name: replace(model, kind="chat") for name, model in state.models.items()}
         await until(lambda: counts(proxy) == {"sent": 4.0})

@@ -142,7 +142,7 @@ async def test_workers_ask_the_model_once_together() -> None:
 
 
 def _caching(*, reports: bool, caches: bool) -> Script:
-    """A script with or without a prefix cache, which sends the usage as OpenAI does or not at all."""
+    """Return a script of a server with or without a prefix cache, which reports usage as OpenAI does or not at all."""
     known: set[bytes] = set()
     clock = MovedClock()
 

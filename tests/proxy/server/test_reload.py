@@ -77,7 +77,7 @@ async def test_tokens_of_a_key_are_charged_by_usage_and_returned_if_nothing_was_
 
     async with scripted_backend(held) as backend:
         async with serving(backend.url, bundles={}, api_keys_file=str(keys_file)) as proxy:
-            for _ in range(5):  # each reserves some 550 and uses 8
+            for _ in range(5):  # each request reserves about 550 tokens and uses 8
                 assert (await proxy.chat(headers=bearer(key), max_tokens=500))[0] == 200
             first = asyncio.create_task(proxy.chat(headers=bearer(key), max_tokens=500, held=True))
             await until(lambda: backend.generating[-1].json.get("held"))

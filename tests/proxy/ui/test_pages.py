@@ -1,4 +1,4 @@
-"""Tests the routes of the operator page: what they return, to whom, and that they bypass nothing."""
+"""Tests the routes of the operator page: what they return, to whom, and that they bypass no check."""
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager

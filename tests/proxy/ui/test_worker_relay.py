@@ -1,4 +1,4 @@
-"""Tests the operator page of a real server with several workers: it replies like that of one process."""
+"""Tests the operator page of a real server with several workers: it replies like the page of a single process."""
 
 import asyncio
 import io

@@ -1,4 +1,4 @@
-"""A judge that cannot tell an answer from an answer to another question is found out before its scores are used."""
+"""Tests that a judge that cannot tell an answer from an answer to another question is noticed before it is used."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -42,7 +42,7 @@ JUDGES: Mapping[str, Scores] = {
 
 
 def judge_of(scores: Scores, preference: Callable[[str, str, str], str]) -> Callable[[Body], tuple[int, bytes] | None]:
-    """A judge that scores with one function and compares with the other, as the fault of the scripted models."""
+    """Return a judge that scores with one function and compares with the other, as the fault of the scripted models."""
 
     def reply(body: Body) -> tuple[int, bytes] | None:
         prompt = body["messages"][0]["content"]
@@ -69,7 +69,7 @@ def fitting(query: str, first: str, second: str) -> str:
 
 
 def write_rows(folder: Path, url: str, *, with_reference: int = ROWS, **tables: Any) -> Path:
-    """A run.toml with training rows of which the first have references of different lengths."""
+    """Return a run.toml with training rows of which the first have references of different lengths."""
     path = write_run(folder, url, **{"reward": {"weights": {"judge": 1.0}, "trust": 8}, **tables})
     rows = [{"query": f"train question number {one}"} for one in range(ROWS)]
     for one in range(with_reference):

@@ -57,7 +57,7 @@ def make_candidate(*examples: Example, prompt: str = "Be good.", **policy: Any) 
 
 
 def outcome(number: int, query: str, kind: str = GENERAL, shown: Sequence[str] = (), **checks: float) -> Outcome:
-    """The outcome of an answer that passes all rules but those in `checks`."""
+    """Return the outcome of an answer that passes all rules but those in `checks`."""
     found = {**RIGHT, **checks}
     score = sum(found.values()) / 3
     reply = Reply("An answer.", "stop", 1, 1, tuple(shown))

@@ -125,5 +125,5 @@ async def test_search_from_nothing_that_finds_nothing_writes_a_bundle_without_ex
 
 
 def longer_prompts(_quality: int, _query: str) -> Mapping[str, int]:
-    """The same scores for all."""
+    """Return the same scores for all prompts."""
     return {"helpfulness": 2, "clarity": 2}

@@ -43,7 +43,7 @@ def with_sets() -> Candidate:
 
 
 def shown(candidate: Candidate) -> list[Example]:
-    """The examples that requests can contain, those of the set for refusals left out."""
+    """Return the examples that requests can contain, those of the set for refusals left out."""
     bundle = as_bundle(candidate)
     names = {name for one in bundle.sets if one.kind == "other" for name in one.shown}
     shows_all = candidate.retrieval.shows_nearest

@@ -1,4 +1,4 @@
-"""Writes small GGUF files with any header, for tests of what is wrong with a file."""
+"""Writes small GGUF files with any header, for tests of faulty files."""
 
 import struct
 from collections.abc import Mapping, Sequence

@@ -28,7 +28,7 @@ Body = Mapping[str, Any]
 
 
 def always(*given: Any) -> Script:
-    """A script that sends the same reply each time: a payload, and possibly a status."""
+    """Return a script that sends the same reply each time: a payload, and possibly a status."""
 
     async def script(reply: Reply, _: Received) -> None:
         await reply.whole(*given)
@@ -37,7 +37,7 @@ def always(*given: Any) -> Script:
 
 
 def counting(asked: list[Received]) -> Script:
-    """A script that answers as a chat model, and appends each request to a list."""
+    """Return a script that answers as a chat model, and appends each request to a list."""
 
     async def script(reply: Reply, request: Received) -> None:
         asked.append(request)
@@ -55,17 +55,17 @@ def by_body(choose: Callable[[Body], Any]) -> Script:
 
 
 def by_question(*payloads: Any) -> Script:
-    """A script that sends a payload for each of the questions."""
+    """Return a script that sends a payload for each of the questions."""
     return by_body(lambda body: dict(zip(QUESTIONS, payloads, strict=True))[body["messages"][0]["content"]])
 
 
 def _at_length(body: Body) -> Any:
-    """A chat model that explains every answer in 200 words."""
+    """Reply as a chat model that explains every answer in 200 words."""
     return PARIS if body["max_tokens"] >= 300 else CUT
 
 
 def _strict(body: Body) -> Any:
-    """A server that knows only the newest fields of OpenAI."""
+    """Reply as a server that knows only the newest fields of OpenAI."""
     known = {"model", "messages", "max_completion_tokens"}
     return PARIS if set(body) <= known else ({"error": {"message": "unknown parameter"}}, "400 Bad Request")
 

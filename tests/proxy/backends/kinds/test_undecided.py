@@ -53,7 +53,7 @@ async def slowly_decided(
 
 
 def _paths(backend: ScriptedBackend) -> list[str]:
-    """The paths of the requests for an answer, without the probe's own completion."""
+    """Return the paths of the requests for an answer, without the probe's own completion."""
     return [one.path for one in backend.generating if b"sky" in one.body]
 
 

@@ -36,7 +36,7 @@ def models(*names: str, **cards: Mapping[str, Any]) -> dict[str, Model]:
 
 
 def chosen(library: Path, *flags: str, listed: Mapping[str, Model]) -> dict[str, str]:
-    """The name of the bundle of each model."""
+    """Return the name of the bundle of each model."""
     bundles = load_bundles(flags, (), root=library).of(listed).bundles
     return {model: served.bundle.manifest.name for model, served in bundles.items()}
 

@@ -1,4 +1,4 @@
-"""Tests of the retrieval policies in a running proxy: what is sent, the metric, and what little room leaves."""
+"""Tests of the retrieval policies in a running proxy: the sent examples, the metric, and a context with little room."""
 
 from typing import Any
 
@@ -32,7 +32,7 @@ def with_sets(embedder: Any = None, **policy: Any) -> ServedBundle:
 
 
 async def examples(served: ServedBundle, query: str, context: int = 4096) -> tuple[list[str], str, str]:
-    """The examples of a request, why they are fewer, and the value of the metric."""
+    """Return the examples of a request, the reason for fewer examples, and the value of the metric."""
     async with (
         scripted_backend(say_yes, context=context) as backend,
         serving(backend.url, bundles={"scripted": served}, retrieval_timeout=10.0) as proxy,

@@ -37,7 +37,7 @@ async def retrieval(metrics: Metrics) -> AsyncIterator[Retrieval]:
 
 
 async def shown(retrieval: Retrieval, embedder: Embedder, *turns: str) -> tuple[str, list[str], str | None]:
-    """The set, the nearest examples and the failure of a conversation."""
+    """Return the set, the nearest examples and the failure of a conversation."""
     result = await retrieval.find_by_turns(search_in(embedder), turns)
     return result.retrieved.set_name, [hit.example.id for hit in result.retrieved.nearest], result.degraded
 

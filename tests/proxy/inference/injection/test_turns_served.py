@@ -27,7 +27,7 @@ def bundle() -> ServedBundle:
 
 
 def conversation(*turns: Any) -> list[dict[str, Any]]:
-    """The messages of a conversation, of which these are the user turns."""
+    """Return the messages of a conversation, of which these are the user turns."""
     messages: list[dict[str, Any]] = []
     for turn in turns:
         messages += [{"role": "user", "content": turn}, {"role": "assistant", "content": "Yes."}]
