@@ -153,7 +153,7 @@ def test_no_module_has_mutable_state() -> None:
 
 
 def _places(path: Path, nodes: Iterable[ast.AST], is_fault: Callable[[Any], bool]) -> list[str]:
-    """File and line of each node that breaks a rule, in the form that editors open."""
+    """Return file and line of each node that breaks a rule, in the form that editors open."""
     return [f"{_name(path)}:{getattr(node, 'lineno', 0)}" for node in nodes if is_fault(node)]
 
 
@@ -210,7 +210,7 @@ def test_mutable_state_is_detected(source: str, changeable: bool) -> None:
 
 
 def _uses(tree: ast.Module) -> set[str]:
-    """Every imported module and every dotted name that is called, with its prefixes: a, a.b, a.b.c."""
+    """Return every imported module and every dotted name that is called, with its prefixes: a, a.b, a.b.c."""
     full: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -224,7 +224,7 @@ def _uses(tree: ast.Module) -> set[str]:
 
 @cache
 def _used() -> dict[str, set[str]]:
-    """What each module uses, by the module's file."""
+    """Return what each module uses, by the module's file."""
     return {_name(path): _uses(_tree(path)) for path in MODULES}
 
 

@@ -23,7 +23,7 @@ INDEX_ADDRESS = re.compile(
 
 
 def tracked_files() -> list[Path]:
-    """Every file of the repository, or every file of the folder if git is not available."""
+    """Return every file of the repository, or every file of the folder if git is not available."""
     listing = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,
@@ -38,7 +38,7 @@ def tracked_files() -> list[Path]:
 
 
 def found(pattern: re.Pattern[str]) -> list[str]:
-    """Each match of the pattern in text files, as `file:line: text`."""
+    """Return each match of the pattern in text files, as `file:line: text`."""
     return [
         f"{path.relative_to(ROOT)}:{number}: {match.group()}"
         for path in tracked_files()

@@ -48,7 +48,7 @@ class TorchEnvironment:
         return cache_root() / f"{self.name}-{key_of(self.requirements, _CPU_TORCH, _INDEX_TORCH, _PYTHON)}"
 
     def shortcoming(self) -> str | None:
-        """Why this machine cannot hold the environment; None if it can."""
+        """Return why this machine cannot hold the environment; None if it can."""
         if (sys.platform, platform.machine()) != ("linux", "x86_64"):
             return f"the pinned packages are for Linux on x86_64; this is {sys.platform} on {platform.machine()}"
         cache = cache_root()

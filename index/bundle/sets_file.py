@@ -1,6 +1,6 @@
 """Parses and writes sets.json, which holds the example sets of a bundle.
 
-The file is a list of JSON objects, one for each set. index/retrieval/retriever.py counts the votes.
+The file is a list of JSON objects, one for each set. index/retrieval/vote.py counts the votes.
 
     name                  identifies the set in its bundle
     shown                 ids of the examples that a request gets if this set is chosen, in this order

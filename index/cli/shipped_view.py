@@ -94,7 +94,10 @@ def _record(shipped: ShippedBundle, bundle: Bundle, listed: Listed) -> dict[str,
 
 
 def _prompt_tokens(shipped: ShippedBundle, listed: Listed) -> str:
-    """Return the measured mean tokens of a prompt. If none was measured, return the maximum of the injected tokens."""
+    """Return the measured mean tokens of a prompt.
+
+    If it was not measured, return the maximum of the injected tokens.
+    """
     measured = [one for split in (SEALED, VALIDATION) if (one := _measured(shipped, split, listed)) is not None]
     if measured:
         return f"{measured[0].prompt_tokens:,.0f}"

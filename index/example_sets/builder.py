@@ -1,9 +1,8 @@
 """Turns a bundle into the input for a new bundle, whose bank is partitioned into example sets.
 
-index/example_sets/partition.py makes the partition. This module prepares its arguments and converts its result: it
-counts the tokens of the bundle's texts with the tokenizer.json of a model, calls partition.py, and returns a
-`BundleInput` that contains the bundle's texts and the new sets. `write_bundle` can write this input as a new
-bundle. This module does not depend on servers.
+index/example_sets/partition.py makes the partition. This module counts the tokens of the bundle's texts with the
+tokenizer.json of a model, calls partition.py, and returns a `BundleInput` that contains the bundle's texts and the new
+sets. `write_bundle` can write this input as a new bundle. This module does not depend on servers.
 """
 
 from collections.abc import Mapping, Sequence

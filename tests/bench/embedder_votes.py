@@ -66,7 +66,7 @@ Labelled = tuple[list[str], NDArray[np.bool_]]
 
 
 def openers(resources: Path | None, folder: Path) -> dict[str, Callable[[], Embeds]]:
-    """How to open each embedder, by its name in the table.
+    """Return functions that open the embedders, by the embedders' names in the table.
 
     Args:
         resources: The folder with the published files of the multilingual encoder. None leaves out its float32 network.
@@ -234,7 +234,7 @@ def cost_in_a_fresh_process(name: str, options: argparse.Namespace) -> dict[str,
 
 
 def cost(open_one: Callable[[], Embeds]) -> dict[str, float]:
-    """Milliseconds of a short query and of 2,000 characters, seconds to load, and megabytes that the embedder adds."""
+    """Return the ms for a short query and for 2,000 characters, the seconds to load, and the MB of memory."""
     long = ("".join(SUBJECT) * 4)[: LONG - len(SHORT_QUERY)] + SHORT_QUERY
     before, begun = psutil.Process().memory_info().rss, time.perf_counter()
     embedder = open_one()

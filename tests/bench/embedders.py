@@ -59,7 +59,7 @@ class Random:
 
 
 def openers(folder: Path) -> dict[str, Callable[[], Embeds]]:
-    """How to open each embedder, by its name in the table.
+    """Return functions that open the embedders, by the embedders' names in the table.
 
     Args:
         folder: An existing folder for the float32 network.

@@ -174,7 +174,7 @@ async def _loop_delays() -> AsyncIterator[list[float]]:
 
 @asynccontextmanager
 async def _backend_elsewhere() -> AsyncIterator[str]:
-    """A backend in another process, so that its work with large bodies does not block the proxy's loop."""
+    """Run a backend in another process, so that its work with large bodies does not block the proxy's loop."""
     receiver, sender = multiprocessing.Pipe()
     process = multiprocessing.get_context("spawn").Process(target=_serve_elsewhere, args=(sender,))
     process.start()

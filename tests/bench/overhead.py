@@ -204,7 +204,7 @@ def _cpus(found: Mapping[str, Sequence[Load]], gateway: str) -> list[float] | No
 def _with_ratio(
     values: Sequence[float] | None, base: Sequence[float] | None, unit: str = "µs", scale: float = 1e6
 ) -> str:
-    """Median, minimum and maximum, and the ratio to the median of `base`."""
+    """Return the median, the minimum, the maximum, and the ratio to the median of `base`."""
     if not values or not any(values):
         return ""
     text = _spread([scale * one for one in values], unit, 0)

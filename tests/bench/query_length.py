@@ -74,7 +74,7 @@ def main() -> None:
 
 
 def filler(sentences: Sequence[str], question: str) -> str:
-    """Whole sentences that fill a text of 2,000 characters beside the question."""
+    """Return whole sentences that, with the question, make a text of 2,000 characters."""
     text = ""
     for sentence in itertools.cycle(sentences):
         if len(text) + len(sentence) + len(question) + 3 > LONG:
@@ -86,7 +86,7 @@ def filler(sentences: Sequence[str], question: str) -> str:
 def agreement(
     near: Similarities, asked: Sequence[str], texts: Sequence[str], passages: Callable[[str], Sequence[str]]
 ) -> str:
-    """Overlap@3 with the questions alone, and how often the vote is the same."""
+    """Return overlap@3 with the questions alone, and how often the vote is the same."""
     near_texts = PassageSimilarities(near, passages)
     same = (votes(near_texts, texts) > 0.5) == (votes(near, asked) > 0.5)
     return f"{overlap(nearest(near_texts, texts), nearest(near, asked)):.2f}, {same.mean():.2f}"

@@ -87,7 +87,7 @@ def curve(method: Method, values: Sequence[float], draws: Sequence[Scores]) -> l
 
 
 def cost_of(points: Sequence[Point], reliability: float, *, hard: bool) -> float:
-    """Judgements for a reliability, interpolated between two values; infinite if no value reaches it."""
+    """Return the judgements for a reliability, interpolated between two values; infinite if no value reaches it."""
     pairs = sorted((p.hard_spent, p.hard_right) if hard else (p.spent, p.right) for p in points)
     for (less, below), (more, above) in zip([(0.0, 0.0), *pairs], pairs, strict=False):
         if above >= reliability:
@@ -96,7 +96,7 @@ def cost_of(points: Sequence[Point], reliability: float, *, hard: bool) -> float
 
 
 def draw(judged: Scores, count: int, seed: int) -> list[Scores]:
-    """`count` draws of eight random candidates, with the queries in random order."""
+    """Return `count` draws of eight random candidates, with the queries in random order."""
     chance = np.random.default_rng(seed)
     return [
         judged[chance.choice(len(judged), CANDIDATES, replace=False)][:, chance.permutation(judged.shape[1])]

@@ -9,7 +9,7 @@ queries are 1,000 other texts. A bank that is larger than the number of texts is
 of the same cluster in random shares, with noise. The table marks them.
 
 The bundle is written by index/bundle/bundle.py, as `drpo-index build` does, and kept in the cache folder. Each size is
-measured in new processes: the time to load (without the embedder), the time of `Retriever.nearest` with a given vector,
+measured in new processes: the time to load (without the embedder), the time of `Retriever.choose` with a given vector,
 the recall against the exact search of the same bank, and the memory of two processes that hold the bundle together.
 """
 
@@ -46,7 +46,7 @@ SEED = 1
 
 
 class GivenVectors:
-    """An embedder of texts with given vectors."""
+    """An embedder that knows the vectors of some texts, and embeds only these texts."""
 
     def __init__(self, texts: Sequence[str], vectors: Vectors) -> None:
         self.spec = EmbedderSpec(DEFAULT_EMBEDDER, open_embedder(DEFAULT_EMBEDDER).spec.revision, vectors.shape[1])
@@ -94,7 +94,7 @@ def _can_fetch() -> bool:
 
 
 def held_out() -> Vectors:
-    """Vectors (QUERIES, dimension) of texts that are in no bank."""
+    """Return the vectors of texts that are in no bank: (QUERIES, dimension)."""
     parts = len(corpus.texts()) // corpus.PART
     return corpus.vectors((parts - 1) * corpus.PART)[-QUERIES:].copy()
 
@@ -128,7 +128,7 @@ def bank(size: int) -> tuple[list[str], Vectors]:
 
 
 def mixtures(vectors: Vectors, count: int) -> Vectors:
-    """Vectors (count, dimension) between two vectors of a cluster, with noise."""
+    """Return vectors, each between two vectors of a cluster, with noise: (count, dimension)."""
     from index.bundle.clusters import sort_into_clusters
 
     random = np.random.default_rng(SEED)
@@ -149,7 +149,7 @@ def mixtures(vectors: Vectors, count: int) -> Vectors:
 
 
 def measure(folder: Path) -> dict[str, float]:
-    """Seconds to load, milliseconds of a search, and recall. It runs in a new process."""
+    """Return the seconds to load, the milliseconds of a search, and the recall. Call it in a new process."""
     queries = held_out()
     started = time.perf_counter()
     bundle = read_bundle(folder)
@@ -202,7 +202,7 @@ def hold(folder: Path) -> None:
 
 
 def memory() -> dict[str, float]:
-    """Memory of this process in MB: resident, proportional (PSS) and private."""
+    """Return the memory of this process in MB: resident, proportional (PSS) and private."""
     lines = Path("/proc/self/smaps_rollup").read_text(encoding="ascii").splitlines()[1:]
     kilobytes = {name.rstrip(":"): int(number) for name, number, _ in map(str.split, lines)}
     private = kilobytes["Private_Clean"] + kilobytes["Private_Dirty"]

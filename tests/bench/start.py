@@ -54,7 +54,7 @@ def copied(project: Path) -> Path:
 
 
 def first_answer(project: Path, environment: Mapping[str, str]) -> tuple[float, float]:
-    """Seconds until the command reports that it is ready, and until the end of the first answer."""
+    """Return the seconds until the command reports that it is ready, and until the end of the first answer."""
     start = time.monotonic()
     with make_run(project, environment, PORT):
         ready = time.monotonic() - start

@@ -48,7 +48,7 @@ async def _run(folder: Path) -> Sequence[Event]:
 
 @asynccontextmanager
 async def _served() -> AsyncIterator[str]:
-    """The base URL of the scripted models, in another process."""
+    """Run the scripted models in another process, and yield their base URL."""
     command = [sys.executable, "-c", "from tests.bench.throughput import serve; serve()"]
     process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
     try:

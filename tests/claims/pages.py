@@ -77,7 +77,7 @@ class Section:
         return f"{self.page.relative_to(ROOT).as_posix()}#{self.anchor}"
 
     def before_tables(self) -> tuple[str, ...]:
-        """For each table before the first heading below this one: the text up to the first paragraph after the table.
+        """Return, for each table before the first heading below this one, the text up to the first paragraph after it.
 
         The text above this section is a part of it. Tables and pictures that follow each other share a paragraph.
         """

@@ -80,7 +80,7 @@ class Serving:
     shared: LocalState
 
     async def chat(self, content: Any = "Why is the sky blue?", headers: Any = None, **fields: Any) -> Any:
-        """POST one chat request; returns (status, headers, parsed JSON)."""
+        """POST one chat request. Return (status, headers, parsed JSON)."""
         body = {"model": "scripted", "messages": [{"role": "user", "content": content}], **fields}
         return await self.post("/v1/chat/completions", body, headers)
 
@@ -89,7 +89,7 @@ class Serving:
             return response.status, response.headers, await response.json(content_type=None)
 
     async def stream(self, path: str = "/v1/chat/completions", **fields: Any) -> bytes:
-        """POST one streaming request; returns the bytes of the stream."""
+        """POST one streaming request. Return the bytes of the stream."""
         messages = [{"role": "user", "content": "Why is the sky blue?"}]
         body = {"model": "scripted", "messages": messages, "stream": True, **fields}
         async with self.session.post(path, json=body) as response:
@@ -98,7 +98,7 @@ class Serving:
 
 
 def make_settings(**values: Any) -> Settings:
-    """Settings from values by the names of their flags, as the command makes them."""
+    """Return the settings that the command would make of these values, by the names of the flags."""
     return build_settings(values, process_environment())
 
 
@@ -109,7 +109,7 @@ async def serving(
     cors: Sequence[str] = (),
     **values: Any,
 ) -> AsyncIterator[Serving]:
-    """A proxy in front of the backends, on a free port."""
+    """Run a proxy in front of the backends, on a free port."""
     given = {"scripted": served_bundle()} if bundles is None else bundles
     loaded = given if isinstance(given, ModelBundles) else named_bundles(given)
     # With a short timeout, requests would get no examples on a busy machine.

@@ -110,7 +110,7 @@ def softmax(scores: Floats) -> Floats:
 
 
 def gelu(values: Floats) -> Floats:
-    """GELU, with the error function of Abramowitz and Stegun, formula 7.1.26 (error below 1.5e-7)."""
+    """Return GELU of the values, with the error function of Abramowitz and Stegun, 7.1.26 (error below 1.5e-7)."""
     scaled = np.abs(values) / np.sqrt(np.float32(2))
     t = 1 / (1 + np.float32(0.3275911) * scaled)
     series = t * (0.254829592 + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027 + t * 1.061405429))))

@@ -289,7 +289,7 @@ def _with_whole_line_ends(pieces: Sequence[bytes]) -> list[bytes]:
 
 
 def _few_bytes(_rng: Random, events: Sequence[bytes]) -> list[bytes]:
-    """Pieces of 7 bytes, some of which end within a character, and then the rest."""
+    """Return pieces of 7 bytes, some of which end within a character, and then the rest."""
     whole = b"".join(events)
     return [*(whole[start : start + 7] for start in range(0, min(len(whole), 210), 7)), whole[210:]]
 

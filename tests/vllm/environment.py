@@ -19,7 +19,7 @@ _ENVIRONMENT: Final = TorchEnvironment(
 
 
 def shortcoming() -> str | None:
-    """Why this machine cannot hold the environment; None if it can."""
+    """Return why this machine cannot hold the environment; None if it can."""
     if reason := _ENVIRONMENT.shortcoming():
         return reason
     if _memory() < _MIN_MEMORY:
@@ -37,7 +37,7 @@ def environment(say: Say) -> Path:
 
 
 def _memory() -> float:
-    """Bytes of memory that this process may use: the machine's, or its control group's if that is less."""
+    """Return the memory in bytes that this process may use: of the machine, or of its control group if that is less."""
     total = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     limit = Path("/sys/fs/cgroup/memory.max")
     text = limit.read_text(encoding="ascii").strip() if limit.exists() else "max"

@@ -108,7 +108,7 @@ def _vllm_environment(environment: Path, scratch: str, cores: Sequence[int]) -> 
 
 
 def wide_terminal() -> dict[str, str]:
-    """Environment variables with which a command does not wrap its tables."""
+    """Return environment variables with which a command does not wrap its tables."""
     return {**os.environ, "COLUMNS": "300"}
 
 

@@ -18,7 +18,7 @@ _REQUESTS: Final = 60
 
 
 def stream(seed: int) -> list[TokenRequest]:
-    """Requests of six groups. A prompt has a common prefix, a prefix of its group and its own tokens."""
+    """Return requests of six groups. A prompt has a common prefix, a prefix of its group and its own tokens."""
     draw = random.Random(seed)
 
     def tokens(count: int) -> tuple[int, ...]:

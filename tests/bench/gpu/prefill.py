@@ -32,7 +32,7 @@ CACHED_AND_NEW = ((0, 0), (0, 500), (0, 1200), (0, 2000), (480, 32), (480, 64), 
 
 @contextmanager
 def model_of(shape: dict[str, int]) -> Iterator[LlamaForCausalLM]:
-    """A model of this shape on the GPU, bfloat16, with small random weights."""
+    """Yield a model of this shape on the GPU, in bfloat16, with small random weights."""
     config = LlamaConfig(**shape, num_key_value_heads=8, vocab_size=128256, max_position_embeddings=8192)
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.bfloat16)
@@ -46,7 +46,7 @@ def model_of(shape: dict[str, int]) -> Iterator[LlamaForCausalLM]:
 
 @torch.inference_mode()
 def prefill_seconds(model: LlamaForCausalLM, cached: int, new: int, batch: int, repeats: int) -> list[float]:
-    """Seconds of each forward pass over `new` tokens per sequence after `cached` tokens."""
+    """Return the seconds of each forward pass over `new` tokens per sequence after `cached` tokens."""
     cache = DynamicCache()
     if cached:
         model(random_tokens(batch, cached), past_key_values=cache, use_cache=True, logits_to_keep=1)

@@ -58,7 +58,7 @@ def knees(found: Knees | None) -> str:
 
 
 def cpu(found: Cpu | None) -> str:
-    """CPU time per request by kind of request."""
+    """Return the table of the CPU time per request, by kind of request."""
     if found is None:
         return f"**CPU time: {MISSING}.**\n"
     rows = [
@@ -115,7 +115,7 @@ def _of_one(figures: Figures) -> str:
 
 
 def _cpu_of_both(found: Knees | None) -> Mapping[float, tuple[float, float]]:
-    """CPU time per request with one worker and with two, at the rates that are below the knees of both."""
+    """Return the CPU time per request with one worker and with two, by rates that are below the knees of both."""
     if not found or not {OURS, TWO} <= found.searches.keys():
         return {}
     one, two = (

@@ -44,7 +44,7 @@ class Backend:
         return f"http://127.0.0.1:{self.port}"
 
     def take_stats(self) -> dict[str, float]:
-        """What the backend counted since the last call: streams, tokens, and how late it wrote tokens (ms)."""
+        """Return what the backend counted since the last call: streams, tokens, and how late it wrote tokens (ms)."""
         with urllib.request.urlopen(f"{self.url}/stats", timeout=10) as reply:
             stats: dict[str, float] = json.load(reply)
             return stats

@@ -162,7 +162,7 @@ def summary(results: Results, rate: float, stream: float, window: float, also: d
 
 
 def _to_first_token(results: Results) -> Results:
-    """Seconds from the planned arrival to the first token; TIMEOUT without a token."""
+    """Return the seconds from the planned arrival to the first token; TIMEOUT without a token."""
     times: Results = np.where(results["first"] > 0, results["first"] - results["at"], TIMEOUT)
     return times
 

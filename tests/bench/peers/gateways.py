@@ -70,7 +70,7 @@ def drpo(
     more: Sequence[str] = (),
     tree: Path = ROOT,
 ) -> Iterator[Gateway]:
-    """drpo-proxy with keys, admission, retrieval, injection, metrics and a JSON log line for each request.
+    """Run drpo-proxy with keys, admission, retrieval, injection, metrics and a JSON log line for each request.
 
     Args:
         backend: The URL of the backend.
@@ -96,14 +96,14 @@ def drpo(
 
 @contextmanager
 def vllm_router(backend: str, _folder: Path, say: Say) -> Iterator[Gateway]:
-    """vLLM's own router (Rust), with its cache-aware policy."""
+    """Run vLLM's own router (Rust), with its cache-aware policy."""
     with router([backend], "cache_aware", SERVER_CORE, say) as gateway:
         yield gateway
 
 
 @contextmanager
 def router(backends: Sequence[str], policy: str, core: int | None, say: Say) -> Iterator[Gateway]:
-    """vLLM's own router in front of several servers, on one core or (None) on all cores."""
+    """Run vLLM's own router in front of several servers, on one core or (None) on all cores."""
     port, metrics = free_port(), free_port()
     command = [*_script("vllm-router", say), "--worker-urls", *backends, "--policy", policy]
     command += ["--host", "127.0.0.1", "--port", str(port), "--prometheus-port", str(metrics), "--log-level", "warning"]
@@ -124,7 +124,7 @@ threading.Event().wait()
 
 @contextmanager
 def tensorzero(backend: str, folder: Path, say: Say) -> Iterator[Gateway]:
-    """TensorZero (Rust): the gateway in its Python package, on a port that it chooses, without observability."""
+    """Run TensorZero's gateway (Rust) from its Python package, on a port that it chooses, without observability."""
     model = f'[models.{MODEL}]\nrouting = ["vllm"]\n[models.{MODEL}.providers.vllm]\ntype = "vllm"\n'
     model += f'api_base = "{backend}/v1/"\nmodel_name = "{MODEL}"\napi_key_location = "none"\n'
     config = write(folder, "tensorzero.toml", f"[gateway]\nobservability.enabled = false\n{model}")
@@ -137,7 +137,7 @@ def tensorzero(backend: str, folder: Path, say: Say) -> Iterator[Gateway]:
 
 @contextmanager
 def litellm(backend: str, folder: Path, say: Say) -> Iterator[Gateway]:
-    """LiteLLM's proxy with one worker and a master key, without a database. It logs only errors."""
+    """Run LiteLLM's proxy with one worker and a master key, without a database. It logs only errors."""
     port = free_port()
     settings = {
         "model_list": [
@@ -158,7 +158,7 @@ def litellm(backend: str, folder: Path, say: Say) -> Iterator[Gateway]:
 
 @contextmanager
 def portkey(backend: str, _folder: Path, say: Say) -> Iterator[Gateway]:
-    """Portkey's gateway (Node), without its console."""
+    """Run Portkey's gateway (Node), without its console."""
     port = free_port()
     command = ["node", str(node_gateway(say)), "--headless", f"--port={port}"]
     allowed = {"TRUSTED_CUSTOM_HOSTS": "127.0.0.1", "NODE_ENV": "production"}
@@ -168,7 +168,7 @@ def portkey(backend: str, _folder: Path, say: Say) -> Iterator[Gateway]:
 
 
 def gateways(say: Say) -> dict[str, Start]:
-    """How to start each gateway, by its name in the tables."""
+    """Return functions that start the gateways, by the gateways' names in the tables."""
     return {
         "no proxy": no_proxy,
         "bare aiohttp relay": bare_relay,

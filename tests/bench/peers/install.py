@@ -34,7 +34,7 @@ def python_of(name: str, say: Say) -> Path:
 
 
 def node_gateway(say: Say) -> Path:
-    """Portkey's server script, in the versions that node/package-lock.json pins.
+    """Return the path of Portkey's server script, in the version that node/package-lock.json pins.
 
     Raises:
         CannotRunError: npm is missing.

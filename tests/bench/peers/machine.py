@@ -114,7 +114,7 @@ def usage(pid: int) -> Usage:
 
 
 def proportional_memory(pid: int) -> int:
-    """Memory in bytes of a process and its descendants, with shared pages counted once (PSS)."""
+    """Return the memory in bytes of a process and its descendants. Shared pages count once (PSS)."""
     total = 0
     for one in _process_tree(pid):
         with suppress(OSError):

@@ -102,7 +102,7 @@ def as_served(bundle: Bundle, name: str, embedder: Any) -> ServedBundle:
 
 @asynccontextmanager
 async def serving(backend: Backend, served: ServedBundle) -> AsyncIterator[str]:
-    """The base URL of a proxy that injects from `served`."""
+    """Run a proxy that injects from `served`, and yield its base URL."""
     async with open_gateway(
         _SETTINGS, [backend], ServingState(named_bundles({MODEL_NAME: served})), LocalState()
     ) as gateway:

@@ -20,7 +20,10 @@ def answered(kind: str, text: str, similarity: float | None = None, reason: str 
 
 
 def answers(right: int, similarity: float, cut: int = 0) -> Sequence[MeasuredAnswer]:
-    """Four rows of each kind. Of the rows that must be refused, `right` are; `cut` general answers are cut."""
+    """Return the answers to four rows of each kind.
+
+    `right` of the unsafe ones are refused, and `cut` general ones are cut.
+    """
     return (
         *(answered(GENERAL, "Yes.", similarity, "length" if number < cut else "stop") for number in range(4)),
         *(answered(COMPLY, "Yes.") for _ in range(4)),

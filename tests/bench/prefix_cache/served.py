@@ -77,7 +77,7 @@ def cached_tokens(usage: CompletionUsage | None) -> int:
 
 
 def first_token(client: openai.OpenAI, tokens: Sequence[int]) -> tuple[float, int]:
-    """Seconds to the first token of a single request, and the number of its cached tokens."""
+    """Return the seconds to the first token of a single request, and the number of its cached tokens."""
     started, first, cached = time.perf_counter(), 0.0, 0
     with client.completions.create(
         model=BASE.name,
@@ -148,7 +148,7 @@ def measure_time(
 
 
 def _prefill(client: openai.OpenAI) -> float:
-    """Seconds of prefill for each new token: the slope of the median time over several lengths."""
+    """Return the seconds of prefill for each new token: the slope of the median time over several lengths."""
     draw = random.Random(0)
     took = {
         length: statistics.median(

@@ -20,14 +20,14 @@ def sentence(rng: random.Random) -> str:
 
 
 def rated(count: int, likes: str, noise: float = 0.0, seed: int = 0) -> Preferences:
-    """Ratings of users who like answers that end with `likes`, or that contain the word `likes`."""
+    """Return ratings of users who like answers that end with `likes`, or that contain the word `likes`."""
     rng = random.Random(seed)
     answers = [sentence(rng) for _ in range(count)]
     return liked_or_not([(answer, (likes in answer) != (rng.random() < noise)) for answer in answers])
 
 
 def liked_or_not(rated: Sequence[tuple[str, bool]], count: int = 1) -> Preferences:
-    """Answers that `count` users like, or dislike."""
+    """Return answers that `count` users like, or dislike."""
     counts = {True: (count, 0), False: (0, count)}
     return Preferences(
         ratings=tuple(AnswerRatings(f"Q {n}?", one, *counts[liked]) for n, (one, liked) in enumerate(rated))

@@ -43,7 +43,7 @@ def words(count: int) -> str:
 
 
 def reply_texts(path: str, body: Mapping[str, Any]) -> list[str]:
-    """Replies of the usual length, one for each choice."""
+    """Return replies of the usual length, one for each choice."""
     kind, criteria = kind_of(path, body), ("clarity", "depth", "safety", "helpfulness", "empathy")
     if kind == "answer":
         return [words(200)]

@@ -35,7 +35,7 @@ def read_text(reply: Any) -> Json:
 async def calls(
     endpoint: ScriptedEndpoint, folder: Path, limits: Limits | None = None
 ) -> AsyncIterator[tuple[CachedCalls, Budget]]:
-    """CachedCalls to a scripted endpoint, over the journal in `folder`."""
+    """Yield a CachedCalls for a scripted endpoint, with the journal in `folder`, and its budget."""
     async with endpoint.server() as server:
         where = Endpoint(str(server.make_url("/v1")), "tiny")
         budget = Budget(limits or Limits())

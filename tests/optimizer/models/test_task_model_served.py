@@ -83,7 +83,7 @@ SET_PROMPTS: Mapping[str, str] = {"refusal": "Refuse what is harmful.", "other-5
 
 
 def serve_in_layout(layout: str, prompts: Mapping[str, str] = MappingProxyType({}), **policy: Any) -> ServedBundle:
-    """The default bundle as it would be with this layout, these prompts of sets, and these values of the policy."""
+    """Return the default bundle with another layout, other prompts of sets, and other values of the policy."""
     manifest = DEFAULT_BUNDLE.manifest
     manifest = replace(manifest, layout=layout, retrieval=replace(manifest.retrieval, **policy))
     sets = with_prompts(DEFAULT_BUNDLE.sets, prompts) if manifest.retrieval.has_sets else ()

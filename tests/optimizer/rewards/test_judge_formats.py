@@ -54,7 +54,7 @@ def text_verdict(prompt: str) -> str:
 
 
 def judge_that_writes(*formats: str, refused: str = "never") -> ScriptedEndpoint:
-    """A judge that writes only these formats. It refuses every request with the text `refused`, in any format."""
+    """Return a judge that writes only these formats. It refuses each request that contains the text `refused`."""
 
     def script(body: Any, _variant: str) -> Reply:
         prompt = body["messages"][0]["content"]

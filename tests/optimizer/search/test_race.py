@@ -9,7 +9,7 @@ from optimizer.search.race import Race, RaceSettings, Scores, critical_value, ru
 
 
 def scores(*means: float, queries: int = 400, seed: int = 0, spread: float = 0.2) -> Scores:
-    """Scores with most of their variance from the query, as judges give them."""
+    """Return scores that differ most between queries, as the scores of judges do."""
     chance = np.random.default_rng(seed)
     query = chance.normal(0, 1, queries)
     return np.array([mean + query + chance.normal(0, spread, queries) for mean in means])

@@ -52,7 +52,7 @@ def dropped(folder: Path) -> Sequence[str]:
 
 
 def rows(count: int, **long: str) -> Sequence[Row]:
-    """Rows with short queries, except those at the numbers that `long` names (`n25` for the row 25)."""
+    """Return rows with short queries, except at the numbers that `long` names (`n25` for the row 25)."""
     return [Row(long.get(f"n{number}", f"question {number}")) for number in range(count)]
 
 

@@ -17,7 +17,7 @@ SEARCH: Mapping[str, Any] = {"depth": 6, "queries": None, "alpha": 0.001, "indif
 
 
 def close_scores(quality: int, query: str) -> Mapping[str, int]:
-    """Scores with which no race ends early: the better prompt is worse on three of seven queries."""
+    """Return scores with which no race ends early: the better prompt is worse on three of seven queries."""
     is_worse = int(query.rsplit(maxsplit=1)[-1]) % 7 in (0, 2, 5)
     return {"helpfulness": 5 - min(quality, 4) if is_worse else 1 + min(quality, 4), "clarity": 3}
 

@@ -78,7 +78,7 @@ def openai_usage(prompt: int, cached: int) -> Mapping[str, Any]:
 
 
 def vllm_usage(prompt: int, cached: int) -> Mapping[str, Any]:
-    """vLLM sends no details if no token was cached."""
+    """Return the usage as vLLM reports it: without details if no token was cached."""
     return (
         openai_usage(prompt, cached) if cached else {"usage": {"prompt_tokens": prompt, "prompt_tokens_details": None}}
     )

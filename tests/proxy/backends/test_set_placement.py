@@ -29,7 +29,7 @@ def first_turn(number: int) -> Affinity:
 
 
 def skewed(hot: float, length: int, seed: int) -> list[str]:
-    """Sets of requests: one has the share `hot`, the others are as frequent as their rank says (Zipf)."""
+    """Return the sets of some requests: one has the share `hot`, and the others have shares by their rank (Zipf)."""
     weights = [hot, *((1 - hot) / n / 3.02 for n in range(1, 12))]
     return random.Random(seed).choices(SETS, weights, k=length)
 

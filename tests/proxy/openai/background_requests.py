@@ -14,7 +14,7 @@ def system(text: str) -> dict[str, Any]:
 
 
 def open_webui(task: str, output: str) -> list[dict[str, Any]]:
-    """The messages of Open WebUI for a title, tags, follow-up questions, search queries or the prompt of an image."""
+    """Return Open WebUI's messages for a title, tags, follow-up questions, search queries or the prompt of an image."""
     text = f"### Task:\n{task}\n### Guidelines:\n- Be brief.\n### Output:\n{output}\n### Chat History:\n"
     return [user(f"{text}<chat_history>\n{HISTORY}\n</chat_history>")]
 

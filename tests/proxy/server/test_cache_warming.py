@@ -63,7 +63,7 @@ def logged(folder: Path) -> Iterator[list[Mapping[str, Any]]]:
 async def warm_proxy(
     *backends: str, bundles: Mapping[str, ServedBundle] | None = None, **values: Any
 ) -> AsyncIterator[Serving]:
-    """A proxy that warms its backends, with a short health interval."""
+    """Run a proxy that warms its backends, with a short health interval."""
     bundles = {"scripted": bundle_with_sets()} if bundles is None else bundles
     values = {"health_interval": FAST, **values}
     async with serving(*backends, bundles=bundles, **values) as proxy:

@@ -35,7 +35,7 @@ async def no_reload() -> Reloaded:
 
 @asynccontextmanager
 async def admin(page: AddPage) -> AsyncIterator[aiohttp.ClientSession]:
-    """A session of the admin listener's application."""
+    """Yield a session of the admin listener's application."""
     app = create_admin_app(Controls(no_reload, Dashboard(ExperimentSettings()), page))
     async with TestServer(app) as server, aiohttp.ClientSession(server.make_url("/")) as session:
         yield session

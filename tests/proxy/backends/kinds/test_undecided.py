@@ -44,7 +44,7 @@ async def _by_path(reply: Reply, request: Received) -> None:
 async def slowly_decided(
     monkeypatch: pytest.MonkeyPatch, slow: Slow, reported: str, **settings: Any
 ) -> AsyncIterator[tuple[Serving, ScriptedBackend]]:
-    """A proxy that has just started in front of a backend whose model has not answered the questions."""
+    """Run a proxy that has just started in front of a backend whose model has not answered the questions."""
     monkeypatch.setattr(pool, "_KINDS_PATIENCE", 0.05)
     async with scripted_backend(_by_path, kind=reported, questions=slow, **settings) as backend:
         async with serving(backend.url, health_interval=0.1) as proxy:

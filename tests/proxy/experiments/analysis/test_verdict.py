@@ -64,7 +64,7 @@ def numbers(text: str) -> list[str]:
 
 
 def significant(number: str) -> int:
-    """How many digits of a number carry information: 0.030 has 2, 1,200 has 2."""
+    """Return how many digits of a number carry information: 0.030 has 2, and 1,200 has 2."""
     digits = number.partition("e")[0].replace(",", "")
     whole, _, fraction = digits.partition(".")
     return len((whole + fraction).lstrip("0")) if fraction else len(whole.lstrip("0").rstrip("0"))
@@ -105,7 +105,7 @@ positive = st.floats(1e-9, 1e9)
 
 @st.composite
 def comparisons(draw: st.DrawFn) -> Comparison:
-    """Comparisons of any size, whose intervals belong to their means."""
+    """Return a comparison of any size, whose interval belongs to its means."""
     unit = draw(st.sampled_from(["share", "seconds", "tokens", ""]))
     high = 1.0 if unit == "share" else 1e9
     arm, control = (draw(st.floats(0, high) | st.floats(0, min(high, 1e-3))) for _ in range(2))
