@@ -6,7 +6,8 @@
 It compares racing with equal numbers of judgements and with successive halving, on real judgements. The candidates are
 28 systems, and the rewards are GPT-4's judgements of each system on 797 instructions. Each draw has eight candidates
 and shuffled instructions. A method is right if it names the best candidate, or one within one point of its win rate.
-Each method has one hyperparameter: with more judgements, it is right more often.
+Each method has one hyperparameter, which decides how many judgements it makes. With more judgements, a method is right
+more often.
 """
 
 import argparse
@@ -22,8 +23,8 @@ from tests.measurement import DATA
 
 Scores = NDArray[np.float64]
 Method = Callable[[Scores, float], tuple[int, int]]
-# Candidates of a draw; how far below the best a right choice may be; the distance below which the best two are hard to
-# tell apart.
+# A draw has CANDIDATES candidates. A choice is right if its win rate is at most CLOSE below the best one. A draw is
+# hard if the win rates of its two best candidates differ by less than HARD.
 CANDIDATES, CLOSE, HARD = 8, 0.01, 0.05
 
 

@@ -2,8 +2,8 @@
 
        backend PORT TOKENS_PER_SECOND
 
-   A request for a stream gets "max_tokens" tokens. The reply's headers come at once. Token k (from 1) is due
-   k / TOKENS_PER_SECOND seconds after the request arrived, so that delays never add up. GET /stats says how late tokens
+   A request for a stream gets "max_tokens" tokens. The headers of the reply are sent at once. Token k (from 1) is due
+   k / TOKENS_PER_SECOND seconds after the request arrived, so delays never add up. GET /stats says how late tokens
    were written since the last GET /stats. */
 
 #include "common.h"

@@ -3,9 +3,9 @@
        client PLAN RESULTS TIMEOUT MAX_FAILED
 
    PLAN is a binary file (tests/bench/open_loop/plan.py writes it): a head, the arrivals, and the bytes of the requests.
-   RESULTS gets one record for each arrival. Times count from the planned start of the first second, so that a request
-   that is sent late is a late one. A request fails without a token for TIMEOUT seconds. After MAX_FAILED failures, the
-   client stops. It prints one line of JSON about itself. */
+   RESULTS gets one record for each arrival. Times count from the planned start of the first second, so the latency of a
+   request that is sent late includes this delay. A request has failed if no token arrives for TIMEOUT seconds. After
+   MAX_FAILED failures, the client stops. At the end, it prints one line of JSON about its own work. */
 
 #include "common.h"
 
@@ -103,7 +103,7 @@ static void hear_token(struct connection *one) {
     one->result->last = now - origin;
 }
 
-/* The first character of each mark occurs only once in it, so after a mismatch only this character can begin a match. */
+/* The first character of a mark occurs only once in it. So after a mismatch, only this character can begin a match. */
 static void advance(int *matched, const char *mark, char byte) {
     *matched = byte == mark[*matched] ? *matched + 1 : byte == mark[0];
 }

@@ -1,4 +1,4 @@
-/* What the backend and the client share: a clock, buffers, a histogram, and sockets that never block. */
+/* Code that the backend and the client share: a clock, buffers, a histogram, and sockets that never block. */
 
 #ifndef OPEN_LOOP_COMMON_H
 #define OPEN_LOOP_COMMON_H

@@ -1,4 +1,4 @@
-"""Plans the requests of a step: when they arrive (a Poisson process), and what they ask. It has no I/O."""
+"""Plans the requests of a step: when they arrive (a Poisson process), and what they ask. This module has no I/O."""
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
@@ -71,7 +71,7 @@ def arrivals(rate: float, seconds: float, shape: Shape, words: Sequence[str], se
 
     Args:
         rate: Requests per second to the gateway.
-        seconds: How long requests arrive, in seconds.
+        seconds: The length of the period in which requests arrive, in seconds.
         shape: What is asked.
         words: The words that queries consist of.
         seed: Steps with different seeds have different times and different new queries.

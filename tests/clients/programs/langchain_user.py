@@ -1,4 +1,4 @@
-"""Does what a user of langchain-openai does. It runs in LangChain's environment, and imports nothing of this project.
+"""Uses the proxy as a user of langchain-openai does. It runs in LangChain's environment, and imports no code of ours.
 
 Usage: python langchain_user.py BASE_URL MODEL; prints one JSON object.
 """

@@ -182,9 +182,8 @@ def test_handwritten_bundle_works_with_the_real_embedder(sources: list[str], tmp
 def test_interrupt_prints_one_line_without_stack_trace(sources: list[str], tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with drpo_index(*sources, "--prompt", tmp_path / "pipe", stdout=subprocess.DEVNULL) as process:
-        with (tmp_path / "pipe").open(
-            "w"
-        ):  # it is in the middle of reading from here on; the end comes after the signal
+        # Within the block, the command is reading the pipe. The end of the pipe's data comes after the signal.
+        with (tmp_path / "pipe").open("w"):
             process.send_signal(signal.SIGINT)
         assert process.stderr is not None
         assert process.stderr.read() == "drpo-index: interrupted\n"

@@ -43,8 +43,7 @@ def read_texts(reply: Any) -> Json:
 async def calls(
     endpoint: ScriptedEndpoint, folder: Path, form: RequestForm | None = None
 ) -> AsyncIterator[tuple[CachedCalls, Budget]]:
-    """Yield a CachedCalls for an endpoint, with the journal in `folder`, and its budget. The model's role is
-    `judge`."""
+    """Yield a CachedCalls for an endpoint, with the journal in `folder`. The model's role is `judge`."""
     async with endpoint.server() as server:
         budget = Budget(Limits())
         async with Client(Endpoint(str(server.make_url("/v1")), "tiny"), 4, PATIENT) as client:
