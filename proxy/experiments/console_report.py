@@ -1,6 +1,7 @@
 """Prints a report in a terminal, with the package rich. It does not compute statistics."""
 
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from rich import box
@@ -8,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from proxy.experiments.analysis.report import Comparison, GuardrailResult, Report
+from proxy.experiments.analysis.rounding import two_digits
 
 _COLOURS: Final[Mapping[str, str]] = {
     "better": "green",
@@ -16,22 +18,33 @@ _COLOURS: Final[Mapping[str, str]] = {
     "stop": "red",
     "blocked": "red",
 }
+_NO_BREAK: Final = "\N{NO-BREAK SPACE}"
 _MIN_WIDE_COLUMNS: Final = 110  # minimum width of the terminal, in characters, to print all columns
+_MIN_ONE_LINE_COLUMNS: Final = 130  # minimum width, in characters, to print two means in one line
 
 
 def print_report(name: str, report: Report, output: Console) -> None:
-    """Print the verdict, the advice, the sizes of the arms, the comparisons and the guardrails."""
-    output.print(report.verdict.sentence, style=_COLOURS.get(report.verdict.decision, "bold"), markup=False)
-    advice = report.verdict.advice.sentence
-    output.print(f"What to do: {advice}", markup=False, soft_wrap="`" in advice)  # a command stays whole, to be copied
-    output.print(_arm_sizes(report), style="dim", markup=False)
-    if report.comparisons:
-        output.print(_comparison_table(name, report, wide=output.width >= _MIN_WIDE_COLUMNS))
+    """Print the verdict, what to do, the sizes of the arms, the comparisons and the guardrails."""
+    _print_text(report.verdict.sentence, output, _COLOURS.get(report.verdict.decision, "bold"))
+    _print_text(f"What to do: {report.verdict.advice.sentence}", output)
+    _print_text(_arm_sizes(report), output, "dim")
+    for arm in dict.fromkeys(one.arm for one in report.comparisons):
+        comparisons = [one for one in report.comparisons if one.arm == arm]
+        output.print(_comparison_table(name, comparisons, output.width, one_look=not report.peeking_only))
+        for line in _missing_lines(comparisons):
+            _print_text(line, output, "dim")
     for guardrail in report.guardrail_results:
-        output.print(_guardrail_line(guardrail), style="red" if guardrail.breached else "", markup=False)
+        _print_text(_guardrail_line(guardrail), output, "red" if guardrail.breached else "")
     if report.left_out:
-        output.print(_left_out_line(report), style="yellow", markup=False)
-    output.print(_footnote(report), style="dim", markup=False)
+        _print_text(_left_out_line(report), output, "yellow")
+    _print_text(_footnote(report, wide=output.width >= _MIN_WIDE_COLUMNS), output, "dim")
+
+
+def _print_text(text: str, output: Console, style: str = "") -> None:
+    """Print a text, without a line break between a number and %, or in a command, which a user wants to copy whole."""
+    whole = text.replace(" %", f"{_NO_BREAK}%")
+    lines = [whole] if "`drpo-proxy " in text else textwrap.wrap(whole, output.width, break_on_hyphens=False)
+    output.print("\n".join(lines).replace(_NO_BREAK, " "), style=style, markup=False, soft_wrap=True)
 
 
 def _arm_sizes(report: Report) -> str:
@@ -41,16 +54,23 @@ def _arm_sizes(report: Report) -> str:
     return f"{report.units:,} units{rate}: {arms}. Sample ratio p = {ratio.p_anytime:.2g}, at any time."
 
 
-def _comparison_table(name: str, report: Report, *, wide: bool) -> Table:
-    table = Table(title=f"{name} (* decides)", title_justify="left", box=box.SIMPLE)
-    headings = ["metric", "arm", "arm against control", "difference", "at any time", "p"]
-    if wide:
-        headings += ["units"] if report.peeking_only else ["one look", "units"]
+def _comparison_table(name: str, comparisons: Sequence[Comparison], width: int, *, one_look: bool) -> Table:
+    """Build the table of one arm. Only long names of metrics are broken. A narrow table has the means in two lines."""
+    in_one_line = width >= _MIN_ONE_LINE_COLUMNS
+    first = comparisons[0]
+    title = f"{name}: {first.arm} against {first.control} (* decides)"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0), show_edge=False)
+    headings = ["metric", "arm against control", "difference", "at any time", "p"]
+    if width >= _MIN_WIDE_COLUMNS:
+        headings += ["one look", "units"] if one_look else ["units"]
     for heading in headings:
-        table.add_column(heading, overflow="fold", no_wrap=heading in ("difference", "p", "units"))
-    for one in report.comparisons:
+        table.add_column(heading if in_one_line else heading.replace(" against ", "\nagainst "), overflow="fold")
+        table.columns[-1].no_wrap = heading != "metric"
+    for one in comparisons:
         cells = _cells_by_heading(one)
-        table.add_row(*(cells[heading] for heading in headings))
+        means = cells["arm against control"]
+        lines = means if in_one_line else means.replace(" against ", " against\n")
+        table.add_row(*({**cells, "arm against control": lines}[heading] for heading in headings))
     return table
 
 
@@ -58,28 +78,29 @@ def _cells_by_heading(one: Comparison) -> Mapping[str, str]:
     p, told = one.p_anytime_adjusted, one.headline
     return {
         "metric": f"{one.metric} *" if one.primary else one.metric,
-        "arm": one.arm,
         "arm against control": (told.means if told else "") or _format_means(one),
         "difference": told.short if told else "",
-        "at any time": (told.short_between if told else "") or one.missing or "not yet",
+        "at any time": (told.short_between if told else "") or "not yet",
         "p": "" if p is None else f"{p:.2g}",
         "one look": told.short_one_look if told else "",
         "units": f"{one.arm_mean.units:,} / {one.control_mean.units:,}",
     }
 
 
+def _missing_lines(comparisons: Sequence[Comparison]) -> Iterator[str]:
+    """Yield why there is no interval at any time yet, once for all metrics with the same reason."""
+    for missing in dict.fromkeys(one.missing for one in comparisons if one.missing):
+        metrics = ", ".join(one.metric for one in comparisons if one.missing == missing)
+        yield f"No interval at any time yet: {metrics} ({missing})."
+
+
 def _format_means(one: Comparison) -> str:
-    arm, control = ("-" if each.mean is None else f"{each.mean:.3g}" for each in (one.arm_mean, one.control_mean))
+    arm, control = ("-" if each.mean is None else two_digits(each.mean) for each in (one.arm_mean, one.control_mean))
     return f"{arm} against {control}"
 
 
 def _guardrail_line(one: GuardrailResult) -> str:
-    if one.worse_by is None:
-        return f"Guardrail {one.metric}, {one.arm}: nothing known yet."
-    certain = "not certain yet" if one.worse_at_least is None else f"at least {one.worse_at_least:.3g}"
-    suffix = " BREACHED" if one.breached else ""
-    difference = f"worse by {one.worse_by:.3g} ({certain}); {one.tolerance:g} tolerated."
-    return f"Guardrail {one.metric}, {one.arm}: {difference}{suffix}"
+    return f"Guardrail {one.metric}, {one.arm}: {one.words}.{' BREACHED' if one.breached else ''}"
 
 
 def _left_out_line(report: Report) -> str:
@@ -87,8 +108,9 @@ def _left_out_line(report: Report) -> str:
     return f"Left out: {counts}. These stored values are not numbers, or are out of range."
 
 
-def _footnote(report: Report) -> str:
+def _footnote(report: Report, *, wide: bool) -> str:
     text = f"Intervals of {100 * (1 - report.level):g} %. `at any time` is valid however often you look, and it decides"
+    p = "`p` is valid at any time, and is adjusted (Holm)."
     if report.peeking_only:
-        return f"{text}. The weights depended on outcomes, so there is no interval for a single look."
-    return f"{text}. `one look` is valid only for one planned look. `p` is valid at any time, and is adjusted (Holm)."
+        return f"{text}. The weights depended on outcomes, so there is no interval for a single look. {p}"
+    return f"{text}. `one look` is valid only for one planned look. {p}" if wide else f"{text}. {p}"

@@ -22,6 +22,7 @@ from proxy.experiments.analysis.estimators import (
     estimate_log_ratio,
     moments,
 )
+from proxy.experiments.analysis.headline import with_words
 from proxy.experiments.analysis.operator_commands import OperatorCommands
 from proxy.experiments.analysis.readiness import BURN_IN, is_ready, missing_units
 from proxy.experiments.analysis.report import (
@@ -73,7 +74,7 @@ def analyse(
     adaptive = experiment.adaptive is not None or weights is not None
     analysis = Analysis(experiment, samples, adaptive)
     comparisons = conclude(analysis.comparisons())
-    ratio, guardrails = sample_ratio(samples, adaptive=adaptive), analysis.guardrails()
+    ratio, guardrails = sample_ratio(samples, adaptive=adaptive), tuple(map(with_words, analysis.guardrails()))
     rate = units_per_day(samples)
     known = commands or OperatorCommands()
     evidence = Evidence(experiment, len(samples), rate, ratio, comparisons, guardrails, LEVEL, BURN_IN, stopped, known)

@@ -7,11 +7,13 @@ says little. For example, shares of 96 % and 4 % can give an increase of 2,312 %
 delta method is accurate. A difference between shares is always written in percentage points.
 """
 
+from dataclasses import replace
 from typing import Final, NamedTuple
 
 from proxy.experiments.analysis.conclusion import Headline, Scale
-from proxy.experiments.analysis.report import Comparison, Interval
+from proxy.experiments.analysis.report import Comparison, GuardrailResult, Interval
 from proxy.experiments.analysis.rounding import SIGNIFICANT_SHARE, exponent_for, rounded, two_digits, written
+from proxy.experiments.automatic_metrics import unit_of
 
 _MAX_RATIO: Final = 3.0  # of the bounds of an interval, as explained above
 _MANY: Final = 2.0  # a ratio of at least this, or of at most its inverse, is written as a multiple
@@ -35,6 +37,29 @@ def headline_of(one: Comparison) -> Headline | None:
         return _headline(one, told, _difference_words(told))
     told = _Told(scale, "times", "times", 1 + (one.lift or 0.0), *(_mapped(each, 1, 1) for each in intervals))
     return _headline(one, told, _times_words(told, _AMOUNTS.get(one.unit, "as much")))
+
+
+def with_words(one: GuardrailResult) -> GuardrailResult:
+    """Return the result of a guardrail with its numbers in words, rounded by the width of the interval."""
+    if one.worse_by is None:
+        return replace(one, words="nothing known yet")
+    unit = unit_of(one.metric, is_share=False)
+    number = _with_unit(written(one.worse_by, _guardrail_exponent(one)), "" if unit == "share" else unit)
+    difference = f"{'worse' if one.worse_by > 0 else 'better'} by {number}" if one.worse_by else "no difference"
+    least = one.worse_at_least
+    certain = f"at least {least_worse(one)}" if least is not None and least > 0 else "not certain"
+    return replace(one, words=f"{difference} ({certain}); {one.tolerance:g} tolerated")
+
+
+def least_worse(one: GuardrailResult) -> str:
+    """Write by how much an arm is worse at least, with the digits that the interval supports."""
+    return written(one.worse_at_least or 0.0, _guardrail_exponent(one))
+
+
+def _guardrail_exponent(one: GuardrailResult) -> int:
+    worse_by, least = one.worse_by or 0.0, one.worse_at_least
+    width = 2 * (worse_by - least) if least is not None else abs(worse_by) * SIGNIFICANT_SHARE
+    return exponent_for(width, max(abs(worse_by), abs(least or 0.0)))
 
 
 class _Told(NamedTuple):

@@ -202,6 +202,7 @@ class GuardrailResult:
             None before arm and control have enough units.
         stops: Whether a breach of this guardrail stops the experiment.
         breached: Whether `worse_at_least` is above the tolerance.
+        words: The numbers in words, such as `worse by 0.62 seconds (at least 0.39); 0.5 tolerated`.
     """
 
     metric: str
@@ -211,6 +212,7 @@ class GuardrailResult:
     worse_at_least: float | None
     stops: bool
     breached: bool
+    words: str = ""
 
 
 @dataclass(frozen=True, slots=True)

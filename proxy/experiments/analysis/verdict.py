@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 
 from proxy.experiments.analysis import advice
 from proxy.experiments.analysis.conclusion import Advice, Decision, Verdict
-from proxy.experiments.analysis.headline import side
+from proxy.experiments.analysis.headline import least_worse, side
 from proxy.experiments.analysis.operator_commands import OperatorCommands
 from proxy.experiments.analysis.readiness import MIN_VARIED_UNITS
 from proxy.experiments.analysis.report import Comparison, GuardrailResult, SampleRatio
@@ -124,8 +124,7 @@ def _mismatch_sentence(ratio: SampleRatio) -> str:
 
 
 def _breach_sentence(one: GuardrailResult) -> str:
-    at_least = f"{one.worse_at_least:,.3g}"
-    return f"{one.arm} is worse in {one.metric} by at least {at_least}, and the tolerance is {one.tolerance:,.3g}."
+    return f"{one.arm} is worse in {one.metric} by at least {least_worse(one)}, and the tolerance is {one.tolerance:g}."
 
 
 def _early_sentence(primary: Sequence[Comparison], burn_in: int) -> str:

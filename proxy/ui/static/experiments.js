@@ -158,7 +158,7 @@ function checks(whole) {
   const ratio = whole.sample_ratio;
   const guards = whole.guardrail_results.map((one) => make("li", {class: one.breached ? "bad" : "good"},
     `Guardrail ${named(one.metric)}, ${one.arm}: ${one.breached ? "breached" : "not breached"}; ` +
-    `${one.worse_by < 0 ? "better" : "worse"} by ${short(one.worse_by === null ? null : Math.abs(one.worse_by))}, tolerated ${short(one.tolerance)}${one.stops ? "; a breach stops the experiment" : ""}.`));
+    `${one.words}${one.stops ? "; a breach stops the experiment" : ""}.`));
   return make("section", {}, make("h2", {}, "Checks"), make("ul", {class: "checks"},
     make("li", {class: ratio.blocks ? "bad" : "good"}, ratio.blocks
       ? "The arms do not have the sizes that the assignment gives. Find out why before you trust any difference."
