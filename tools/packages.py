@@ -58,7 +58,7 @@ def install_by_name(packages: Sequence[str], options: Sequence[str], log: Path, 
     run_step(title, command, log, say, _INSTALL_TIMEOUT, uv_environment())
 
 
-def install_npm(pins: Path, place: Path, say: Say, title: str) -> None:
+def install_npm(pins: Path, place: Path, say: Say, title: str, options: Sequence[str] = ()) -> None:
     """Install exactly what a file package-lock.json lists, with `npm ci`. No package runs an installation script.
 
     Args:
@@ -66,6 +66,7 @@ def install_npm(pins: Path, place: Path, say: Say, title: str) -> None:
         place: The folder that is made for the packages. npm's output goes to the file beside it that ends in `.log`.
         say: As for `install`.
         title: As for `install`.
+        options: Further options of `npm ci`, such as `--omit=optional`.
 
     Raises:
         StepError: The installation failed or took too long.
@@ -73,7 +74,7 @@ def install_npm(pins: Path, place: Path, say: Say, title: str) -> None:
     place.mkdir()
     for name in ("package.json", "package-lock.json"):
         shutil.copy(pins / name, place)
-    command = ["npm", "ci", "--prefix", str(place), "--ignore-scripts", "--no-audit", "--no-fund"]
+    command = ["npm", "ci", "--prefix", str(place), "--ignore-scripts", "--no-audit", "--no-fund", *options]
     run_step(title, command, place.with_suffix(".log"), say, _NPM_TIMEOUT, dict(os.environ))
 
 

@@ -44,9 +44,9 @@ def node_packages(say: Say, name: str = "node", *options: str) -> Path:
     pins = HERE / name
 
     def build(place: Path) -> None:
-        install_npm(pins, place, say, f"npm packages of {name} (once)")
+        install_npm(pins, place, say, f"npm packages of {name} (once)", options)
 
-    return _kept(name, key_of(pins / "package-lock.json"), build, say) / "node_modules"
+    return _kept(name, key_of(pins / "package-lock.json", *options), build, say) / "node_modules"
 
 
 def node_shortcoming() -> str | None:
