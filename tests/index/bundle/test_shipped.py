@@ -1,6 +1,7 @@
 """Tests which bundle of drpo a name means, and which one `default` means for a model."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,14 @@ def test_every_bundle_of_drpo_is_valid_and_has_its_provenance(directory: Path) -
     names = {path.name for path in directory.iterdir()}
     extra = names - set(bundle.manifest.files) - {"manifest.json", PROVENANCE}
     assert extra == (set() if shipped.provenance.run is None else {"run.toml", "journal.json"})
+
+
+@pytest.mark.parametrize("directory", [SHIPPED / name for name in shipped_names()], ids=lambda path: path.name)
+def test_pages_that_a_provenance_names_contain_figures(directory: Path) -> None:
+    """A figure with its interval, such as 0.86 [0.65, 0.95]."""
+    root = Path(__file__).parents[3]
+    for page in re.findall(r"docs/[\w/-]+\.md", (directory / PROVENANCE).read_text(encoding="utf-8")):
+        assert re.search(r"\d\.\d+ \[-?\d\.\d+, ", (root / page).read_text(encoding="utf-8")), page
 
 
 def test_the_general_bundle_comes_first() -> None:
