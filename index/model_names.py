@@ -15,6 +15,8 @@ ALIGNED: Final = "aligned"
 RAW: Final = "raw"
 RAW_MATCHED: Final = "raw-matched"
 VARIANTS: Final = (ALIGNED, RAW, RAW_MATCHED)
+VARIANT_HEADER: Final = "x-drpo-variant"
+"""The header of requests and replies that names the variant."""
 _SUFFIX: Final = re.compile(r"[a-z0-9-]+")
 _PART: Final = re.compile(r"-\d{5}-of-\d{5}$")
 # Ends of names that describe a file and not the model. Sizes, and words such as `instruct` and `it`, are not in this

@@ -11,13 +11,12 @@ from typing import Self
 
 import orjson
 
+from index.model_names import VARIANT_HEADER
 from index.types import Message
 from optimizer.core.errors import UnparsableReplyError
 from optimizer.models.http_client import Client, Endpoint, RetryPolicy, Sleep
 from optimizer.models.reply_text import message_text
 from optimizer.models.token_count import token_usage
-
-VARIANT_HEADER = "x-drpo-variant"
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from typing import Any, Final
 
 import orjson
 
+from index.model_names import RAW, VARIANT_HEADER, VARIANTS, split_model_name
 from optimizer.core.budget import Budget, Cost, Prices
 from optimizer.core.errors import ModelError, RefusedRequestError, UnparsableReplyError
 from optimizer.core.journal import ESTIMATED, Journal
@@ -148,6 +149,8 @@ class PaidReplies:
         cost = max_cost(body, sent, priced.prices)
         # A server may answer a repeated Idempotency-Key with its first reply, so another body needs another key.
         headers = {"Idempotency-Key": hashlib.sha256(attempts.key.encode() + body).hexdigest()}
+        if "messages" in sent:
+            headers |= _without_bundle(priced.client.endpoint.model)
         raw, _ = await priced.client.post(request.path, body, headers, replace(attempts, max_cost=cost))
         return _Sent(raw, sent, cost)
 
@@ -177,6 +180,14 @@ class PaidReplies:
         if self._in_flight:
             say(f"waiting for the replies to {len(self._in_flight)} paid calls. Ctrl-C stops at once")
             await asyncio.wait(self._in_flight.values())
+
+
+def _without_bundle(model: str) -> Mapping[str, str]:
+    """Return the header by which a drpo-proxy adds no bundle to a chat request. Other servers ignore it.
+
+    The requests of a run contain a prompt already. If the name of the model has a variant, the user chose it.
+    """
+    return {} if split_model_name(model, ())[1] in VARIANTS else {VARIANT_HEADER: RAW}
 
 
 @reply_reader("optimizer.trial.read_nothing")

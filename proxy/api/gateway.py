@@ -6,10 +6,10 @@ A Gateway also finds the API key of a request, and the model, the variant and th
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
 
 from aiohttp import web
 
+from index.model_names import VARIANT_HEADER
 from proxy.api.admission import Admission
 from proxy.api.auth import Account, Keyring
 from proxy.backends.backend import unlisted_model
@@ -27,8 +27,6 @@ from proxy.inference.injection.served_bundles import ServedBundle
 from proxy.inference.planner import Planner
 from proxy.inference.setting import Setting
 from proxy.inference.variants import choose
-
-VARIANT_HEADER: Final = "x-drpo-variant"
 
 
 @dataclass(slots=True)

@@ -10,7 +10,7 @@ from typing import Any, Final, Self
 import aiohttp
 import orjson
 
-from proxy.api.gateway import VARIANT_HEADER
+from index.model_names import VARIANT_HEADER
 from proxy.core.errors import ProxyError
 from proxy.fit.arms import Arm
 from proxy.fit.questions import Question, wire_messages

@@ -18,7 +18,7 @@ from typing import Final
 import aiohttp
 
 from index.bundle.bundle import default_bundle_directory, read_manifest
-from proxy.api.gateway import VARIANT_HEADER
+from index.model_names import VARIANT_HEADER
 from proxy.backends.embedded.model_file import MODEL_NAME
 from proxy.core.variant_names import ALIGNED, RAW
 from proxy.fit.client import MAX_ANSWER_TOKENS

@@ -126,6 +126,27 @@ async def test_proxy_sends_what_the_optimizer_measured(
                 assert headers["x-drpo-examples"] == ",".join(reply.examples)
 
 
+@pytest.mark.parametrize(
+    ("model", "variant"),
+    [("scripted", "raw"), ("scripted@raw-matched", "raw-matched"), ("scripted@aligned", "aligned")],
+)
+async def test_proxy_adds_no_bundle_to_the_requests_of_a_run(model: str, variant: str, tmp_path: Path) -> None:
+    """The run itself adds a prompt and examples. A variant in the name of the model is the user's choice."""
+    served = serve_in_layout("query-answer")
+    async with (
+        scripted_backend(whatever, kind="chat") as backend,
+        serving(backend.url, bundles={"scripted": served}, retrieval_timeout=10.0) as proxy,
+        Client(Endpoint(f"{backend.url}/v1", "scripted"), 4, RetryPolicy()) as direct,
+        Client(Endpoint(f"{proxy.url}/v1", model), 4, RetryPolicy()) as through_proxy,
+    ):
+        for name, client in (("direct", direct), ("proxy", through_proxy)):
+            with Journal(tmp_path / name) as journal:
+                calls = CachedCalls({"task": PricedClient(client, Prices())}, journal, Budget(Limits()))
+                await TaskModel(calls, "chat", EMBEDDER).answer(from_bundle(served.bundle), QUERIES[0])
+        asked_directly, asked_through_proxy = (plain(one.json)["messages"] for one in backend.generating[-2:])
+    assert (asked_through_proxy == asked_directly) == (variant != "aligned")
+
+
 ANSWERS = ("Yes.", " Yes.", "  Yes.", "\n Yes.\n", "\n\n\tYes. \n", " ", "")
 CODE = "See:\n```\nx = 1\n```"
 
