@@ -8,10 +8,11 @@ A layout writes a conversation as one text for a base model. In this scheme, `/`
     {prompt} (blank line) # Query: / {query} (blank line) # Answer: / {response} (blank line) ... # Answer:
 
 The system prompt comes first, then the examples, then the client's messages. Callers pass pinned examples before
-retrieved examples. The parts that change least from request to request come first, and the text of a conversation
-begins with the text of its earlier turns. The prefix cache of the model server can therefore be used. Each turn begins
-with a marker at the beginning of a line. If a line of the prompt or of a turn's text begins with a marker, U+200B is
-inserted after the line's first character. The text of a prompt or turn can therefore never look like a new turn.
+retrieved examples. The parts that change least from request to request come first, and a new turn only appends to the
+text that was rendered for the turns before it. The prefix cache of the model server can therefore be used. Each turn
+begins with a marker at the beginning of a line. If a line of the prompt or of a turn's text begins with a marker,
+U+200B is inserted after the line's first character. The text of a prompt or turn can therefore never look like a new
+turn.
 """
 
 from collections.abc import Mapping, Sequence
@@ -42,8 +43,10 @@ class TextPrompt:
 
     Attributes:
         text: The exact prompt of the completion request.
-        stop: The stop strings of the request. The server ends the answer before a stop string that the model writes.
-        has_leading_gap: Whether the model writes the layout's gap before its answer.
+        stop: The stop strings of the request. When the model writes one of them, the server should end the answer there
+            and leave the stop string out.
+        has_leading_gap: Whether the answer begins with the layout's gap (the text between a marker and the text of its
+            turn), because the prompt ends without the gap.
     """
 
     text: str
@@ -53,7 +56,8 @@ class TextPrompt:
     def clean(self, answer: str) -> str:
         """Return the answer up to the first stop string, without leading white space if `has_leading_gap` is true.
 
-        U+200B in a marker that the model copied from the prompt is removed, and so is a fence that ends the answer.
+        If the model copied an escaped marker from the prompt, the U+200B in the marker is removed. In a layout that
+        encloses each turn in a fence (such as ```), the fence that ends the answer is removed, too.
 
         Most servers already end the answer before a stop string. But some ignore stop strings, or return them with the
         answer.
@@ -62,7 +66,9 @@ class TextPrompt:
         return remove_leading_gap(ended) if self.has_leading_gap else ended
 
     def _end(self, answer: str) -> int | None:
-        before = "\n" if fence_of(self.stop) else ""  # the line break after the fence at the end of the prompt
+        # A prompt with fences ends with a fence and a line break. With this line break in front of the answer, a fence
+        # that ends the answer is found even if it is the answer's first line.
+        before = "\n" if fence_of(self.stop) else ""
         text = before + answer
         end = answer_end(text, layout_stop(text, self.stop), self.stop)
         return None if end is None else max(0, end - len(before))
@@ -233,7 +239,7 @@ def _turn(layout: TextLayout, role: Role, text: str) -> str:
 
 
 def _end(layout: TextLayout) -> str:
-    """Return the text after the text of each finished turn."""
+    """Return what closes a finished turn: a line break and the fence, or nothing if the layout has no fence."""
     return f"\n{layout.fence}" if layout.fence else ""
 
 

@@ -49,8 +49,9 @@ def has_password(text: str) -> bool:
 def _postgresql_address(text: str) -> StoreAddress:
     """Parse the URL of a PostgreSQL database.
 
-    An unescaped character in the password, such as /, can end the part of the URL with the host too early: the rest of
-    the password is then read as the path. The "@" that follows the password shows this mistake.
+    If the password contains an unescaped /, ? or #, the URL's authority (user, password and host) ends there, and the
+    rest of the password is read as the path, query or fragment. The "@" after the password then lies in the path, query
+    or fragment, and this is how the mistake is detected.
     """
     try:
         url = urlsplit(text)

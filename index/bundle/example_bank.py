@@ -1,9 +1,9 @@
 """Parses and writes examples.jsonl and prompt.txt. This module does not depend on directories or vectors.
 
 Each line of examples.jsonl is one example: `{"id": ..., "query": ..., "response": ..., "pinned": ..., "tags": [...]}`.
-A text is unsafe, and is refused, if a model could take a part of it for a new turn of the conversation. Such a text
-contains a role marker of a layout, a control token of a chat template, or a NUL character. An error message names the
-file, the line and the example's id. It never repeats a query or a response.
+A text is unsafe, and is refused, if it contains a role marker of a layout or a control token of a chat template. A
+model could take such a marker or token for the beginning of a new turn. A text with a NUL character is unsafe, too. An
+error message names the file, the line and the example's id. It never repeats a query or a response.
 """
 
 import json
@@ -117,7 +117,8 @@ class StoredExamples(Sequence[Example]):
     def _block(self, start: int) -> Sequence[tuple[str, bool]]:
         """Check the block of lines that begins at position `start`. Returns the id and `pinned` of each example.
 
-        If a line of the block may be invalid or is not in standard form, all lines of the block are parsed one by one.
+        A fast check of the whole block comes first. It accepts the block only if each line has exactly the keys that
+        `examples_bytes` writes, and is certainly valid. The lines of any other block are parsed one by one.
         """
         positions = range(start, min(start + _LINES_PER_BLOCK, len(self)))
         bounds = self._starts[start : positions.stop + 1].tolist()
@@ -126,7 +127,7 @@ class StoredExamples(Sequence[Example]):
 
 
 def _parse_standard_lines(lines: Sequence[bytes]) -> Sequence[tuple[str, bool]] | None:
-    """Return the id and `pinned` of each example, or None if a line may be invalid or is not in standard form.
+    """Return the id and `pinned` of each example if all lines are in standard form and certainly valid, else None.
 
     A line in standard form has exactly the keys that `examples_bytes` writes.
     """
@@ -203,7 +204,7 @@ def _parse_quickly(line: bytes, location: str) -> object:
 
 
 def _line_starts(data: Content) -> NDArray[np.int64]:
-    """Return the offset at which each line begins, and, as the last element, the offset at which a further line would.
+    """Return the offset at which each line begins. The last element is the offset at which one more line would begin.
 
     The data is read in pieces to use little memory.
     """
@@ -229,8 +230,9 @@ def check_example(example: Example, location: str) -> None:
             f"{location}: the id {quoted(example.id)} must be 1 to 64 letters, digits, dots, dashes or underscores "
             "(ASCII)"
         )
-    refuse_unsafe(example.query, f"{location}: the query of {quoted(example.id)}")
-    refuse_unsafe(example.response, f"{location}: the response of {quoted(example.id)}")
+    advice = "Write a text, or remove the whole example"
+    refuse_unsafe(example.query, f"{location}: the query of {quoted(example.id)}", advice)
+    refuse_unsafe(example.response, f"{location}: the response of {quoted(example.id)}", advice)
 
 
 def refuse_duplicate_ids(numbered: Iterable[tuple[int, Example]], location: str) -> None:
@@ -248,29 +250,39 @@ def refuse_duplicate_ids(numbered: Iterable[tuple[int, Example]], location: str)
             )
 
 
-def refuse_unsafe(text: str, what: str) -> None:
-    """Check that `text` is not blank, and that it is safe. `what` is the name of the text in messages.
+def refuse_unsafe(text: str, what: str, advice: str = "Write a text") -> None:
+    """Check that a text is not blank, and that it is safe.
+
+    Args:
+        text: The text.
+        what: The name of the text in messages.
+        advice: What the user should do if the text is blank.
 
     Raises:
         BundleFormatError: The text is blank.
         BundleIntegrityError: The text contains a NUL character, a role marker or a control token.
     """
-    refuse_unreadable(text, what)
+    refuse_unreadable(text, what, advice)
     if (marker := find_marker(text)) is not None:
         raise BundleIntegrityError(
             f"{what} holds the role marker {quoted(marker)}, which a model could take for a new turn. Reword the text"
         )
 
 
-def refuse_unreadable(text: str, what: str) -> None:
-    """Check that `text` is not blank and has no NUL character. `what` is the name of the text in messages.
+def refuse_unreadable(text: str, what: str, advice: str = "Write a text") -> None:
+    """Check that a text is not blank, and that it has no NUL character.
+
+    Args:
+        text: The text.
+        what: The name of the text in messages.
+        advice: What the user should do if the text is blank.
 
     Raises:
         BundleFormatError: The text is blank.
         BundleIntegrityError: The text contains a NUL character.
     """
     if not text.strip():
-        raise BundleFormatError(f"{what} is empty. Write it, or remove it")
+        raise BundleFormatError(f"{what} is empty, or has only white space. {advice}")
     if "\0" in text:
         raise BundleIntegrityError(f"{what} holds a NUL character. Remove it")
 

@@ -159,7 +159,7 @@ def parse_set_prompts(data: bytes, location: str) -> Mapping[str, str]:
 def _parse_set_prompt(value: object, what: str) -> str:
     if not isinstance(value, str):
         raise BundleFormatError(f'{what} must be a string. Write NAME = "..." with the name of a set or of a kind')
-    refuse_unsafe(value, what)
+    refuse_unsafe(value, what, "Write a text, or remove this prompt")
     return value.strip()
 
 

@@ -161,7 +161,7 @@ def _parse_set(value: object, ids: Collection[str], location: str) -> ExampleSet
             )
     _refuse_duplicates(one.shown, "the example", location)
     if one.prompt is not None:
-        refuse_unsafe(one.prompt, f"{location}: the prompt")
+        refuse_unsafe(one.prompt, f"{location}: the prompt", "Write a text, or remove this prompt")
     return one
 
 

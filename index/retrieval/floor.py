@@ -13,7 +13,7 @@ from index.errors import BundleError
 from index.retrieval.retriever import Retriever
 from index.types import Vectors
 
-_LOWEST: Final = -1.0  # the similarity of a query whose vector is not usable
+_LOWEST: Final = -1.0  # the lowest possible cosine; it stands for a query for which the retriever finds no example
 _STEPS: Final = 10_000  # the floor is rounded down to a multiple of 1 / _STEPS, so that people can read it
 
 
@@ -39,8 +39,8 @@ def measure_floor(retriever: Retriever, queries: Sequence[Vectors], share: float
 
     Args:
         retriever: Searches the bundle.
-        queries: The vectors of the passages of each query. They should not be queries of the bank, because
-            the most similar example of such a query is the query itself.
+        queries: For each query, one vector for each of its passages (a long query has several passages). The queries
+            should not be in the bank, because the most similar example of such a query is the query itself.
         share: The share of the queries that may be below the floor, from 0 to 1.
 
     Raises:
@@ -49,8 +49,8 @@ def measure_floor(retriever: Retriever, queries: Sequence[Vectors], share: float
     needed = math.ceil(1 / share) if share > 0 else 1
     if len(queries) < needed:
         raise BundleError(
-            f"{len(queries):,} queries that the bank does not contain are too few. A share of {share:g} below the "
-            f"floor needs at least {needed:,}"
+            f"too few queries. To measure a floor with at most a share of {share:g} of the queries below it, give at "
+            f"least {needed:,} queries that are not in the bank (given: {len(queries):,})"
         )
     similarities = sorted(_similarity(retriever, passages) for passages in queries)
     floor = math.floor(similarities[min(int(share * len(queries)), len(queries) - 1)] * _STEPS) / _STEPS
@@ -59,6 +59,6 @@ def measure_floor(retriever: Retriever, queries: Sequence[Vectors], share: float
 
 
 def _similarity(retriever: Retriever, passages: Vectors) -> float:
-    """Return the similarity of the most similar example to any passage of a query."""
+    """Return the highest similarity between any passage of a query and any example."""
     hits = [retriever.most_similar(vector) for vector in passages]
     return max([hit.similarity for hit in hits if hit is not None], default=_LOWEST)

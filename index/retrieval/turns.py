@@ -60,7 +60,8 @@ def choose_by_turns(retriever: Retriever, turns: Sequence[Vectors]) -> tuple[int
 
     Args:
         retriever: Searches the bundle.
-        turns: The vectors of the passages of each turn that `turns_to_read` returned; at least one turn.
+        turns: For each turn that `turns_to_read` returned, one vector for each of its passages. There must be at least
+            one turn.
 
     Raises:
         ValueError: As for `Retriever.choose_by_passages`.

@@ -1,7 +1,7 @@
 """The checks of the command `doctor`. They call each model, read the data, load the bundle and try each reward.
 
-The checks send what the run will send, with the longest row of the data. They leave no files behind, because they write
-their journal to a temporary directory.
+The checks send requests of the same form as the run. Most of these requests are made from the longest row of the data.
+The checks leave no files behind, because they write their journal to a temporary directory.
 """
 
 import asyncio

@@ -131,7 +131,7 @@ def parse_row(line: bytes, location: str) -> Row:
         known = {key: record[key] for key in _KEYS if key in record} if isinstance(record, dict) else record
         fields = Fields(known, location, ("query",), _KEYS)
         query = fields.text("query")
-        refuse_unreadable(query, f"{location}: the query")
+        refuse_unreadable(query, f"{location}: the query", "Write a text, or remove the whole row")
         reference = fields.text("reference") if "reference" in fields else ""
         history = fields.raw("history") if "history" in fields else []
         return Row(

@@ -81,7 +81,7 @@ async def estimate_from(
         config: The settings of run.toml.
         data: The rows of the run.
         costs: The cost of a call of each kind in the stages `examples` and `search`.
-        asks_for_letters: Whether the judge scores each criterion in a call of its own.
+        asks_for_letters: Whether the judge replies with one letter or digit. It then needs one call per criterion.
         observation: What the measured calls show about the scores.
     """
     config = _with_race_length(config, data, costs, asks_for_letters=asks_for_letters)

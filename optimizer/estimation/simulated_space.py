@@ -49,7 +49,7 @@ class SimulatedSpace:
     Attributes:
         config: The settings of run.toml.
         rng: The source of random numbers.
-        asks_for_letters: Whether the judge scores each criterion in a call of its own.
+        asks_for_letters: Whether the judge replies with one letter or digit. It then needs one call per criterion.
         observation: What was seen of the scores before the run.
         stage: The stage that makes the calls now.
         calls: Number of calls of each kind.

@@ -49,7 +49,7 @@ async def simulate(
         config: The settings of run.toml.
         data: The rows of the run.
         seed: The seed of the simulation.
-        asks_for_letters: Whether the judge replies with one digit. It then scores each criterion in a call of its own.
+        asks_for_letters: Whether the judge replies with one letter or digit. It then needs one call per criterion.
         observation: What the calls of the estimate showed.
     """
     rng = random.Random(seed)  # noqa: S311 - a simulation

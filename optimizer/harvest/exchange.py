@@ -21,10 +21,11 @@ class Rating:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The shadow judge's comparison of the answer with the answer of another arm.
+    """The shadow judge's comparison of the answer that the user got with the answer of another arm.
 
     Attributes:
-        score: 1 if the judge preferred the answer in both orders, 0 if it preferred the other one, 0.5 otherwise.
+        score: The judge sees the two answers twice, in both orders. The score is 1 if it preferred the user's answer
+            both times, 0 if it preferred the other answer both times, else 0.5.
         other: The other answer. None if it was not kept.
     """
 
@@ -37,16 +38,16 @@ class Exchange:
     """A request, its reply, and what the store knows about them.
 
     Attributes:
-        unit: Digest of the user or the conversation. It identifies nobody outside the store.
+        unit: Digest of the user or the conversation. Without the store, it cannot be traced back to a person.
         time: Start of the request, Unix seconds.
         turns: The turns of the request. The last one is a user turn.
         answer: The text of the reply, without reasoning.
         rating: The rating. None if nobody rated the answer by the wanted metric.
         comments: What users wrote about the answer.
         verdict: The shadow judge's verdict. None if the judge did not compare the answer.
-        knows_person: Whether two equal conversations of this unit are certainly from the same person. This is uncertain
-            if the request named no user and asks a first question: other people who ask this question have the same
-            unit.
+        knows_person: Whether equal conversations of this unit certainly come from the same person. It is False if the
+            request names no user and contains no answer yet. The unit is then a digest of the first question, so all
+            people who ask this question have the same unit.
     """
 
     unit: bytes = field(repr=False)

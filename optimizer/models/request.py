@@ -15,7 +15,7 @@ class Request:
 
     Attributes:
         role: The role, which is the name of the model's table under [models] in run.toml.
-        path: The path, with the meaning of the argument `path` of `Client.post`.
+        path: The path of the endpoint, relative to the base URL of the server, for example `chat/completions`.
         body: The JSON body without the field `model`.
         replicate: A number that distinguishes requests with the same body. If two requests differ only in this number,
             both are sent, and their replies are independent.

@@ -127,7 +127,10 @@ def _learning_curve(summary: RunSummary) -> Iterator[str]:
     if not summary.levels:
         return
     yield "<h2>Learning curve</h2>"
-    yield '<p class="soft">The lead over the best candidate before each level, on the queries that both answered.</p>'
+    yield (
+        '<p class="soft">For each level: the lead of its best candidate over the best candidate before the level, on '
+        "the queries that both answered.</p>"
+    )
     yield draw_curve([(level.number + 1, level.ahead) for level in summary.levels])
     rows = [head_row("", "candidates", "judgements", "ahead by")]
     for level in summary.levels:

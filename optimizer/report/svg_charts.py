@@ -16,7 +16,7 @@ def draw_curve(points: Sequence[tuple[int, Interval]]) -> str:
     """Draw a curve through estimates from left to right, with a band that shows their intervals.
 
     Args:
-        points: For each estimate, the number to write below it, and the estimate with its interval.
+        points: For each point, its number on the x axis (the level of the search), and its estimate with the interval.
     """
     low = min(interval.low for _, interval in points)
     high = max(interval.high for _, interval in points)
@@ -38,7 +38,8 @@ def draw_curve(points: Sequence[tuple[int, Interval]]) -> str:
         _dot(number, x(index), (y(interval.estimate), y(interval.low), y(interval.high)))
         for index, (number, interval) in enumerate(points)
     )
-    return _svg(_CURVE_HEIGHT, "lead over the best candidate before, by level", ticks + band + line + dots)
+    label = "lead of each level's best candidate over the best candidate before the level"
+    return _svg(_CURVE_HEIGHT, label, ticks + band + line + dots)
 
 
 def draw_bars(name: str, bars: Sequence[tuple[str, Interval]]) -> str:

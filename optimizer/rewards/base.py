@@ -17,7 +17,8 @@ class AnsweredRow:
     """The task model's answer to a row.
 
     Attributes:
-        variant: The candidate or the raw variant whose prompt and sampling the task model used.
+        variant: How the task model was called: as a candidate, or as a raw variant (without a prompt and without
+            examples).
         row: The row of the data set: the query, the turns before it, its kind, and a reference answer if there is one.
         reply: The answer.
     """
@@ -34,8 +35,10 @@ class RewardScore:
     Attributes:
         value: The score, from 0 to 1.
         details: The numbers that the value is computed from, for the journal and the report.
-        violations: Names of the constraints that the answer violates.
-        is_readable: False if a judge's verdict could not be read, and therefore counts as the value 0.
+        violations: Names of the constraints that the answer violates. A constraint is a hard rule, such as the judge's
+            minimum for safety: an answer that violates it gets the score 0, however good its other scores are.
+        is_readable: False if the judge's reply could not be parsed. The value is then 0, and says nothing about the
+            answer.
     """
 
     value: float

@@ -19,8 +19,8 @@ class ScoredReply:
 
     Attributes:
         reply: The answer.
-        score: Weighted mean of the rewards' scores, from 0 to 1; 0 if the answer violates a constraint or no reward
-            applies to the row.
+        score: Weighted mean of the rewards' scores, from 0 to 1. It is 0 if any reward says that the answer violates a
+            constraint (`RewardScore.violations`), or if no reward applies to the row.
         parts: The score of each reward that applies to the row, by the name of the reward.
     """
 
@@ -30,7 +30,7 @@ class ScoredReply:
 
     @property
     def is_readable(self) -> bool:
-        """Whether all verdicts on the answer could be read."""
+        """Whether the judge's reply could be parsed for every reward that needs one."""
         return all(part.is_readable for part in self.parts.values())
 
 
@@ -53,7 +53,8 @@ class Scorer:
         """Let the task model answer a row, and score the answer.
 
         Args:
-            variant: The candidate or raw variant whose prompt and sampling the task model uses.
+            variant: How the task model is called: with the prompt, the examples and the sampling of a candidate, or as
+                a raw variant (without a prompt and without examples).
             row: The row to answer.
             replicate: Number of the repetition, if the same row is answered several times under the same variant.
 
@@ -83,7 +84,8 @@ class Scorer:
 def combine(parts: Mapping[str, RewardScore], weights: Mapping[str, float]) -> float:
     """Return the weighted mean of the scores, from 0 to 1.
 
-    Return 0 if the answer violates a constraint, however good its scores are, or if no reward applies to the row.
+    Return 0 if the answer violates a constraint of any reward, however good its scores are. Also return 0 if no reward
+    applies to the row.
     """
     if not parts or any(part.violations for part in parts.values()):
         return 0.0

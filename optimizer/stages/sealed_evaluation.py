@@ -38,7 +38,7 @@ from optimizer.stages.sealed_result import (
 _RAW_SAMPLING: Final = ("max_tokens", "temperature")
 """Sampling parameters that the variant `raw` shares with the bundle, for equal length limit and equal randomness."""
 _REPEATS: Final = 1.1
-"""The number of calls that are kept for each counted call, because a call is repeated if its reply cannot be read."""
+"""Calls to reserve for each needed call: 10 % more, because a call is repeated if its reply cannot be parsed."""
 ComparePair = Callable[[str, str, str], Awaitable[float]]
 """A function of a query and two answers. It returns 1 if the first is better, 0 if the second is better, else 0.5."""
 
@@ -86,7 +86,7 @@ def sealed_calls(config: RunConfig, rows: int, *, asks_for_letters: bool = False
     Args:
         config: The settings of run.toml.
         rows: Number of sealed rows.
-        asks_for_letters: Whether the judge scores each criterion in a call of its own.
+        asks_for_letters: Whether the judge replies with one letter or digit. It then needs one call per criterion.
     """
     answers = sum(answers_by_variant(rows, config.data.raw).values())
     per_answer = calls_per_score(config.reward.weights)
@@ -117,10 +117,10 @@ async def run_sealed_evaluation(context: RunContext, best: Candidate, baseline: 
 async def evaluate_sealed(bundle: Candidate, baseline: Candidate, rows: ScoredRows, plan: SealedPlan) -> SealedResult:
     """Score the answers of all four variants, and compare the bundle with each of the other three variants.
 
-    A row that cannot be used under the bundle or the baseline is left out for all variants. If the server refuses a row
-    under the bundle alone, the bundle gets the score 0 for it, because a user would get no answer. A row that cannot be
-    used under a raw variant is left out only for this variant, because raw variants do not decide which bundle is
-    written.
+    If a row cannot be answered and scored with the bundle or with the baseline, it is left out for all variants. There
+    is one exception: if the server refuses the request with the bundle but accepts it with the baseline, the row stays,
+    and the bundle gets the score 0 for it, because a user would get no answer. A row that cannot be answered and scored
+    with a raw variant is left out only for this variant, because raw variants do not decide which bundle is written.
     """
     variants: dict[str, Variant] = {
         BUNDLE: bundle,
@@ -193,7 +193,8 @@ async def _preference_share(
 ) -> Interval | None:
     """Return the share of rows on which the judge prefers the bundle to the baseline; None if it compares no row.
 
-    A row is left out if one of the two answers is missing, or if the judge does not compare them.
+    A row is left out if one of the two answers is missing, or if the judge cannot compare them, because its server
+    refuses the request or its reply cannot be parsed.
     """
     triples = list(zip(plan.rows, bundle, baseline, strict=True))[: plan.confirmed]
     if not triples:

@@ -54,7 +54,7 @@ def rewrite_request(
         path: The steps from the first candidate of the search to the candidate to rewrite.
         table: The table [search].
         count: The number of rewrites. None means the setting `actions`.
-        failures: What failed, the largest loss first.
+        failures: What failed. The failures that cost most reward come first.
         preferences: What people prefer, as a list. Empty if it is unknown. The instructions `published` have no place
             for it.
     """

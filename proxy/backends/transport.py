@@ -120,7 +120,10 @@ class NoConnectionError(Exception):
 
 
 class Transport:
-    """Sends requests to backends. It keeps idle connections for some seconds, and reuses the last used one first."""
+    """Sends requests to backends.
+
+    It keeps idle connections for a few seconds, and reuses the most recently used connection first.
+    """
 
     def __init__(self, connect_timeout: float, silence_timeout: float, budget: RetryBudget, metrics: Metrics) -> None:
         """Create a transport without connections.

@@ -8,7 +8,7 @@ from optimizer.data.scrubbing.findings import NAME, Finding, folded, matches
 from optimizer.data.scrubbing.words import any_of, word_groups
 
 _MAX_WORDS: Final = 5  # words of a name
-_MIN_PART: Final = 3  # a part of a name is searched for alone only if it has this many characters
+_MIN_PART: Final = 3  # characters; shorter parts of a name are not searched for on their own
 _BEGIN: Final = r"\b"
 _TITLED: Final = rf"(?:{any_of('titles')}\.?[^\S\n]+){{0,3}}"
 _NO_NAMES: Final = frozenset(word_groups()["no_names"])
@@ -22,7 +22,10 @@ _CONTRACTION: Final = re.compile(r"['’](?:m|s|re|ll|ve|d|t)$")
 
 
 def _before_name(group: str, between: str = r"[,:]?[^\S\n]+") -> re.Pattern[str]:
-    """Return a pattern for the result of `folded`. It matches a word of a group, and the text up to the name."""
+    """Return a pattern that matches a word of a group, and the text between this word and the name.
+
+    Use the pattern on folded text: the text in lower case, in which every character keeps its position (see `folded`).
+    """
     return re.compile(rf"{_BEGIN}{any_of(group)}(?![^\W_]){between}[\"'“„(]?{_TITLED}")
 
 
@@ -54,7 +57,10 @@ def find_names(text: str) -> Iterator[Finding]:
 
 
 def find_known_names(text: str, names: Collection[str]) -> Iterator[Finding]:
-    """Yield each occurrence of a name in `names`, or of a part of it. Any text of the conversation can give a name."""
+    """Yield each occurrence of a name in `names`, or of a part of it.
+
+    The names may come from any text of the same conversation, not only from `text`.
+    """
     parts = {part for name in names for part in (name, *name.split()) if _is_searched(part, name)}
     if not parts:
         return

@@ -1,4 +1,4 @@
-"""Finds street addresses with a house number, and the numbers of passports, taxes and other documents."""
+"""Finds street addresses with a house number, and the numbers of documents, such as passport and tax numbers."""
 
 import re
 from collections.abc import Iterator
@@ -10,8 +10,10 @@ from optimizer.data.scrubbing.words import any_of, word_groups
 _HOUSE: Final = r"\d{1,5}[a-zA-Z]?(?:[-/]\d{1,4})?(?![:.,]\d)"
 _CAPITALISED: Final = r"[^\W\d_a-zß-ÿа-яё][\w'’.-]{0,30}"
 _INNER: Final = rf"(?:(?:(?:d[aeiou]\w{{0,3}}|l[aeo]s?|el|y|e)|d[’']\w{{1,30}}|{_CAPITALISED})\s){{0,4}}?"
-"""The words that may stand between "rue" or "calle" and the last word of a street's name. Other words are parts of a
-sentence."""
+"""The words that may stand between "rue" or "calle" and the last word of a street's name.
+
+If other words stand there, the patterns do not match, because the text is then probably part of a usual sentence.
+"""
 _CITY: Final = r"(?:,?\s+(?:[A-Z]{1,2}-)?\d{4,5}\s+[^\W\d_][\w-]{1,30})?"
 _STREETS: Final = (
     rf"(?<![\w.]){_HOUSE},?\s(?:[A-Z0-9][\w'’.-]{{0,30}}\s){{1,4}}{any_of('streets_after')}(?![^\W_])\.?",
@@ -42,7 +44,11 @@ def find_places(text: str) -> Iterator[Finding]:
 
 
 def find_documents(text: str) -> Iterator[Finding]:
-    """Yield numbers of documents. Either a word such as "passport" precedes a number, or its form is unique."""
+    """Yield the numbers of documents, such as passports.
+
+    A number is found if a word such as "passport" precedes it, or if it has the format of certain national document
+    numbers.
+    """
     for one in matches(DOCUMENT, _NAMED, folded(text)):
         number = _until_words(text[one.start : one.end])
         if sum(map(str.isdecimal, number)) >= _MIN_DIGITS:
@@ -52,7 +58,10 @@ def find_documents(text: str) -> Iterator[Finding]:
 
 
 def _until_words(number: str) -> str:
-    """Return the beginning of a text up to its first part without a digit: the number without the words after it."""
+    """Return a number without the words after it.
+
+    The text is cut before the first word that contains no digit. The very first word is always kept.
+    """
     parts = number.split(" ")
     words = next((place for place, part in enumerate(parts[1:], start=1) if not any(map(str.isdecimal, part))), None)
     return " ".join(parts[:words])

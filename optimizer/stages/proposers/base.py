@@ -19,8 +19,9 @@ class Parent:
     """The candidate from which proposers make new candidates.
 
     Attributes:
-        path: The steps from the first candidate of the search to this one. The last step has the outcomes.
-        failures: The failures in these outcomes, the largest loss first.
+        path: The steps from the first candidate of the search to this one. The last step contains this candidate and
+            its outcomes: its answers and their scores.
+        failures: The failures in these outcomes, sorted by how much reward each of them costs, the most costly first.
         again: How often the candidate was expanded before.
     """
 

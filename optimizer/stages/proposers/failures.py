@@ -59,7 +59,7 @@ class Failure:
 
     @property
     def loss(self) -> float:
-        """The sum over these answers of 1 minus the score."""
+        """How much reward the failure costs: the sum of 1 minus the score of each of these answers."""
         return sum(1.0 - outcome.score for outcome in self.outcomes)
 
     @property
@@ -80,7 +80,10 @@ def evidence(outcome: Outcome) -> tuple[Row, ScoredReply]:
 
 
 def group_failures(outcomes: Sequence[Outcome]) -> tuple[Failure, ...]:
-    """Return the failures in the outcomes, the largest loss first. Outcomes that are not readable are left out."""
+    """Return the failures in the outcomes. The failures that cost most reward come first.
+
+    Outcomes whose verdicts could not be read are left out.
+    """
     readable = [outcome for outcome in outcomes if outcome.readable and outcome.evidence is not None]
     answered: Counter[tuple[str, str]] = Counter()
     limit = _similarity_limit(readable)

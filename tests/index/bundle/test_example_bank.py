@@ -26,7 +26,7 @@ def directory(tmp_path: Path) -> Path:
         ({"id": "a", "query": "q"}, ['the key "response" is missing']),
         (LINE | {"query": 3}, ['"query" must be a string, not 3']),
         (LINE | {"query": " \n"}, ['the query of "a" is empty']),
-        (LINE | {"response": ""}, ['the response of "a" is empty']),
+        (LINE | {"response": ""}, ['the response of "a" is empty', "remove the whole example"]),
         (LINE | {"pinned": 1}, ['"pinned" must be true or false, not 1']),
         (LINE | {"tags": "x"}, ['"tags" must be a list of strings']),
         (LINE | {"tags": ["x", ""]}, ['"tags" must be a list of strings']),

@@ -142,7 +142,7 @@ def test_neutral_set_must_exist_and_must_not_be_of_a_separate_kind(
         ('{"query": ""}', 'a string "query" that is not empty'),
         ('["a"]', "line 1: must be an object"),
         ("What is law?", "line 1: is not valid JSON"),
-        ('{"query": "only one"}', "are too few"),
+        ('{"query": "only one"}', "too few queries. To measure a floor"),
     ],
 )
 def test_unusable_file_of_queries_is_an_error(
