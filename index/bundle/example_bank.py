@@ -251,12 +251,7 @@ def refuse_duplicate_ids(numbered: Iterable[tuple[int, Example]], location: str)
 
 
 def refuse_unsafe(text: str, what: str, advice: str = "Write a text") -> None:
-    """Check that a text is not blank, and that it is safe.
-
-    Args:
-        text: The text.
-        what: The name of the text in messages.
-        advice: What the user should do if the text is blank.
+    """Check that `text` is safe and not blank. `what` names it in messages; `advice` says what to do if it is blank.
 
     Raises:
         BundleFormatError: The text is blank.
@@ -270,12 +265,7 @@ def refuse_unsafe(text: str, what: str, advice: str = "Write a text") -> None:
 
 
 def refuse_unreadable(text: str, what: str, advice: str = "Write a text") -> None:
-    """Check that a text is not blank, and that it has no NUL character.
-
-    Args:
-        text: The text.
-        what: The name of the text in messages.
-        advice: What the user should do if the text is blank.
+    """Check that `text` is not blank and has no NUL character. See `refuse_unsafe` for `what` and `advice`.
 
     Raises:
         BundleFormatError: The text is blank.
