@@ -83,7 +83,8 @@ class Admission:
                     await self._wait_for_release()
         except TimeoutError as error:
             raise OverloadedError(
-                f"Too many requests in flight: no slot became free within {_QUEUE_TIMEOUT:g} s. Try again in a moment."
+                f"Too many requests are in flight: no slot became free within {_QUEUE_TIMEOUT:g} s. Try again in a "
+                "moment."
             ) from error
         finally:
             self.queued -= 1
@@ -138,7 +139,9 @@ async def read_body(request: web.Request, limits: AdmissionSettings) -> bytes:
         async with asyncio.timeout(limits.read_timeout):
             return await _collect(request, limits)
     except TimeoutError as error:
-        raise SlowRequestError(f"The body did not arrive within {limits.read_timeout:g} s.") from error
+        raise SlowRequestError(
+            f"The body did not arrive within {limits.read_timeout:g} s. Send the request again."
+        ) from error
 
 
 async def _collect(request: web.Request, limits: AdmissionSettings) -> bytes:

@@ -15,6 +15,7 @@ import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
+from math import ceil
 from pathlib import Path
 from typing import Final
 
@@ -172,7 +173,9 @@ class Account:
             if wait <= 0:
                 bucket.add(-amount)
         if wait > 0:
-            raise RateLimitError(f"This key's {what} per minute ({bucket.per_minute}) are used up.", wait)
+            seconds = max(1, ceil(wait))
+            message = f"This key's {what} per minute ({bucket.per_minute}) are used up. Wait {seconds} s."
+            raise RateLimitError(message, wait)
 
 
 def _account_name(key: Key) -> bytes:

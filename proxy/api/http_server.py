@@ -173,6 +173,6 @@ class _Connection(web.RequestHandler):
 
 
 def _timeout_reply(seconds: float) -> bytes:
-    body = SlowRequestError(f"The headers did not arrive within {seconds:g} s.").json
+    body = SlowRequestError(f"The headers did not arrive within {seconds:g} s. Send the request again.").json
     head = "HTTP/1.1 408 Request Timeout\r\nContent-Type: application/json\r\nConnection: close\r\n"
     return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body

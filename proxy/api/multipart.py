@@ -42,7 +42,9 @@ def form_model(content_type: str, body: bytes) -> FormModel:
     """
     found = _BOUNDARY.search(content_type)
     if found is None:
-        raise BadRequestError("The form's Content-Type has no boundary.")
+        raise BadRequestError(
+            "The form's Content-Type has no boundary. Send the form as multipart/form-data with a boundary."
+        )
     delimiter = b"--" + found[1].encode("utf-8", "surrogateescape")
     position = body.find(delimiter)
     while position >= 0:
@@ -53,7 +55,7 @@ def form_model(content_type: str, body: bytes) -> FormModel:
         if model is not None:
             return model
         position = following
-    raise BadRequestError("The form has no field `model`.", param="model")
+    raise BadRequestError("The form has no field `model`. Send a form with this field.", param="model")
 
 
 def _model_in(body: bytes, start: int, end: int) -> FormModel | None:

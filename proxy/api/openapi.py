@@ -105,8 +105,8 @@ _PROXY_ERRORS: Final[Mapping[int, str]] = {
     404: "No backend lists the model.",
     408: "The body did not arrive in time.",
     413: "The body is larger than --max-body-bytes.",
-    415: "The body is compressed, or is not JSON (for audio: is not a form).",
-    500: "A defect. The server's log describes it under the id of the request.",
+    415: "The body is compressed, is not JSON, or, at an audio endpoint, is not a form.",
+    500: "The server has a defect. Its log describes the defect under the id of the request.",
     502: "No backend could be reached, or the backend's reply is malformed.",
     503: "Too many requests are in flight, or the server is shutting down. See Retry-After.",
     504: "The backend did not answer in time.",
@@ -216,7 +216,7 @@ def _post(summary: str, body: Schema, answer: Schema) -> Schema:
 def _feedback() -> Schema:
     errors = {
         400: _PROXY_ERRORS[400],
-        404: "This server was started without --experiment and --store.",
+        404: "This server stores no feedback: it was started with neither --experiment nor --store.",
         503: _NOT_STORED,
     }
     operation = {

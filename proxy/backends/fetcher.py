@@ -42,7 +42,7 @@ class Fetcher:
         except NoConnectionError as error:
             raise error.client_error from error
         except TimeoutError as error:
-            raise BackendTimeoutError(f"{path}: no answer within {self.timeout:g} s.") from error
+            raise BackendTimeoutError(f"{path} was not answered within {self.timeout:g} s.") from error
 
 
 async def fetch_reply(fetch: Fetch, path: str, body: Json) -> Any:

@@ -103,7 +103,7 @@ def request_head(method: str, target: str, headers: Mapping[str, str], size: int
     lines = [f"{method} {target} HTTP/1.1", *[f"{name}: {value}" for name, value in headers.items()]]
     text = "\r\n".join(lines)
     if text.count("\n") != len(lines) - 1 or text.count("\r") != len(lines) - 1:
-        raise ValueError("a header of a request holds a line break")
+        raise ValueError("A header of a request contains a line break.")
     return f"{text}\r\nContent-Length: {size}\r\n\r\n".encode("utf-8", "surrogateescape")
 
 
@@ -246,7 +246,9 @@ def _unsupported(status: int, coding: str) -> str | None:
     if coding and coding.strip().lower() != "identity":
         return "The backend's reply is compressed, although the request asked for no compression."
     if _MIN_REDIRECT <= status < _MIN_ERROR:
-        return f"The backend answered {status}, a redirect, but the proxy follows none: check the URL of the backend."
+        return (
+            f"The backend answered {status}, a redirect, which the proxy does not follow. Check the URL of the backend."
+        )
     if status < _MIN_SUCCESS:
         return f"The backend answered {status}, an upgrade that was not requested."
     return None

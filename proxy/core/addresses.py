@@ -35,7 +35,7 @@ def server_root(url: str, flag: str = "--backend") -> str:
         StartupError: `url` is not the base URL of an HTTP server, or it contains a password or a query.
     """
     if "@" in url or "?" in url:
-        raise StartupError(f"{flag}: a URL must not contain a password or a query; use {flag}-api-key-file.")
+        raise StartupError(f"{flag}: a URL must not contain a password or a query. Give {flag}-api-key-file FILE.")
     try:
         parts = urlsplit(url)
         has_host = bool((parts.hostname or "").encode("idna"))
@@ -43,7 +43,7 @@ def server_root(url: str, flag: str = "--backend") -> str:
     except ValueError:
         is_root = False
     if not is_root:
-        raise StartupError(f"{flag} {url}: not a base URL. Give a URL such as http://127.0.0.1:8000/v1.")
+        raise StartupError(f"{flag} {url}: this is not a base URL. Give a URL such as http://127.0.0.1:8000/v1.")
     return without_endpoint(url).removesuffix("/v1")
 
 

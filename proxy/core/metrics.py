@@ -103,9 +103,11 @@ def create_metrics() -> Metrics:
         in_flight=_sum("drpo_requests_in_flight", "Requests being served.", registry),
         queued=_sum("drpo_requests_queued", "Requests that wait until fewer are in flight.", registry),
         log_lines_lost=_sum("drpo_log_lines_lost", "Log lines that were not written.", registry),
-        duration=_histogram("drpo_request_duration_seconds", "Until the last byte.", registry, ("route", "variant")),
-        first_byte=_histogram("drpo_first_byte_seconds", "Until the first byte of the answer.", registry, ("variant",)),
-        retrieval=_histogram("drpo_retrieval_seconds", "Until the examples are found.", registry, ("cache",)),
+        duration=_histogram(
+            "drpo_request_duration_seconds", "Seconds to the last byte of the reply.", registry, ("route", "variant")
+        ),
+        first_byte=_histogram("drpo_first_byte_seconds", "Seconds to the answer's first byte.", registry, ("variant",)),
+        retrieval=_histogram("drpo_retrieval_seconds", "Seconds to find the examples.", registry, ("cache",)),
         injected_tokens=Histogram(
             "drpo_injected_tokens", "Tokens of prompt and examples per request.", registry=registry, buckets=_TOKENS
         ),

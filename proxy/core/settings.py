@@ -44,7 +44,8 @@ class BackendSettings:
     )
     kind: tuple[str, ...] = _setting(
         (),
-        "whether a model takes chat or text completions; without it, the proxy finds out from answers of the model",
+        "whether a model takes chat or text completions; without this flag, the proxy finds out from the model's "
+        "answers",
         "MODEL=chat|completion",
     )
     backend_api_key_file: str = _setting("", "file with the API key to send to backends", "FILE")
@@ -57,7 +58,8 @@ class BackendSettings:
     model_name: str = _setting("", "id of the model in --model-file; without this flag, the name in the file", "ID")
     context: int = _setting(
         0,
-        "context length of the embedded model; 0 means 4096, or with --model-file what the file and the memory allow",
+        "context length of the embedded model; 0 means 4096 or, with --model-file, the length that file and memory "
+        "allow",
         "TOKENS",
         minimum=0,
     )
@@ -90,7 +92,7 @@ class InjectionSettings:
         "NAME",
     )
     retrieval_timeout: float = _setting(
-        0.5, "time to find examples; after it, a request gets only pinned examples", "SECONDS"
+        0.5, "time to find examples; if it passes, the request gets only pinned examples", "SECONDS"
     )
     warm_cache: bool = _setting(
         True,
@@ -171,7 +173,9 @@ class ExperimentSettings:
         "requests in no experiment (--max-stored-requests)",
     )
     max_stored_requests: int = _setting(
-        100_000, "requests in no experiment that the store keeps with --store-content: the latest ones", minimum=0
+        100_000,
+        "how many requests in no experiment the store keeps with --store-content; it keeps the latest ones",
+        minimum=0,
     )
     trust_user_headers: bool = _setting(
         False,

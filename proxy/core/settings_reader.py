@@ -287,7 +287,9 @@ def _check_values(settings: Settings) -> None:
         raise StartupError("--judge-api-key-file: there is no judge that gets this key. Give --judge URL.")
     needs_users = settings.experiments.experiment or settings.experiments.store_content
     if settings.experiments.trust_user_headers and not needs_users:
-        raise StartupError("--trust-user-headers: users matter to experiments alone. Give --experiment FILE.")
+        raise StartupError(
+            "--trust-user-headers has an effect only with --experiment or --store-content. Give one of them."
+        )
 
 
 def _check_model_file(backends: BackendSettings) -> None:

@@ -174,20 +174,21 @@ def _scope_lines(file: ExperimentFile, commands: OperatorCommands) -> list[str]:
     models = ", ".join(sorted(experiment.models)) or "all models"
     keys = f"keys {', '.join(sorted(experiment.keys))}" if experiment.keys else "all keys"
     low, high = experiment.slots
-    layer = f", {low:g} to {high:g} of the layer {experiment.layer}" if experiment.layer else ""
+    layer = f", positions {low:g} to {high:g} of the layer {experiment.layer}" if experiment.layer else ""
     lines = [f"  Who: {experiment.share:.0%} of units, {models}, {keys}{layer}."]
     lines.append(f"  When: {_times(experiment, commands)}.")
     for guardrail in experiment.guardrails:
-        consequence = "and stops it" if guardrail.stop else "and warns"
+        consequence = "stops the experiment" if guardrail.stop else "adds a warning"
         metric = guardrail.metric
         direction = "below" if metric.better == "higher" else "above"
         lines.append(
-            f"  Guardrail: {metric.name} at most {guardrail.tolerance:g} {direction} the control's, {consequence}."
+            f"  Guardrail: {metric.name} may be at most {guardrail.tolerance:g} {direction} the control's. A breach "
+            f"{consequence}."
         )
     if file.judge:
         lines.append(
-            f"  Judge: {file.judge.model}, {file.judge.share:.1%} of requests, if the server has --judge. The judge "
-            "gets the questions and answers of users."
+            f"  Judge: if the server has --judge, {file.judge.model} compares answers to {file.judge.share:.1%} of "
+            "requests. It gets the questions and answers of users."
         )
     return lines
 
@@ -197,7 +198,7 @@ def _times(experiment: Experiment, commands: OperatorCommands) -> str:
     if math.isfinite(experiment.end):
         return f"from {start} to {_format_time(experiment.end)}"
     stop = f"{commands.stop(experiment.name)} gives {experiment.control} to all users"
-    return f"from {start}, until you {WAYS_TO_END}; {stop}"
+    return f"from {start}, until you {WAYS_TO_END}. {stop}"
 
 
 def _format_time(seconds: float) -> str:
@@ -226,7 +227,9 @@ def _export(options: argparse.Namespace, dsn: StoreDsn, output: Console) -> int:
     rows = export(_existing_store(dsn), options.name)
     first = next(rows, None)
     if first is None:
-        raise StartupError(f"experiment export {options.name}: {dsn.name} has no rows of this experiment.")
+        raise StartupError(
+            f"experiment export {options.name}: {dsn.name} has no rows of this experiment. Check NAME and --store."
+        )
     for row in chain((first,), rows):
         output.file.write(orjson.dumps(row).decode() + "\n")
     return 0

@@ -103,8 +103,8 @@ def read_experiments(paths: Sequence[str]) -> tuple[ExperimentFile, ...]:
     if conflict := find_conflict(experiments):
         one, other, setting = conflict
         raise StartupError(
-            f"--experiment: {other} and {one} may both have a request, and both decide its {setting}. Put them into "
-            "one `layer` with `slots` that do not overlap, or separate them by `models`, `keys`, or `start` and `end`."
+            f"--experiment: one request can take part in {other} and in {one}, and both decide its {setting}. Give "
+            "them one `layer` with `slots` that do not overlap, or separate them by `models`, `keys`, `start` or `end`."
         )
     return files
 
@@ -117,7 +117,7 @@ def read_experiment(path: Path) -> ExperimentFile:
     except OSError as error:
         raise StartupError(f"--experiment {path}: cannot be read ({type(error).__name__}).") from error
     except tomllib.TOMLDecodeError as error:
-        raise StartupError(f"--experiment {path}: is not TOML: {error}") from error
+        raise StartupError(f"--experiment {path}: this is not TOML. {error}.") from error
     except BundleFormatError as error:
         raise StartupError(f"--experiment {error}.") from error
 
@@ -132,7 +132,7 @@ def _experiment_file(table: Mapping[str, Any], path: Path) -> ExperimentFile:
     guardrails = tuple(_guardrails(table, lower, path))
     start, end = _time(table, "start", -math.inf, path), _time(table, "end", math.inf, path)
     if start >= end:
-        raise StartupError(f"--experiment {path}: `end` is not after `start`.")
+        raise StartupError(f"--experiment {path}: `end` is not after `start`. Give a later `end`.")
     experiment = Experiment(
         name=name,
         arms=arms,
@@ -159,9 +159,9 @@ def _arms(value: object, path: Path, models: Sequence[str]) -> tuple[Arm, ...]:
     arms = tuple(_arm(table, f"{path}: arm {number}", path.parent, models) for number, table in enumerate(value, 1))
     names = [arm.name for arm in arms]
     if duplicate := next((name for name in names if names.count(name) > 1), None):
-        raise StartupError(f"--experiment {path}: two arms have the name {duplicate}.")
+        raise StartupError(f"--experiment {path}: two arms have the name {duplicate}. Give each its own.")
     if not any(arm.weight for arm in arms):
-        raise StartupError(f"--experiment {path}: every arm has the weight 0, so no unit would get an arm.")
+        raise StartupError(f"--experiment {path}: every arm has the weight 0, so no unit gets an arm. Raise a weight.")
     return arms
 
 
@@ -283,7 +283,7 @@ def _metric_names(fields: Fields, path: Path) -> Sequence[str]:
         known = ", ".join(AUTOMATIC_METRICS)
         raise StartupError(f"--experiment {path}: `metrics` is empty. Name a metric of feedback, or one of {known}.")
     if len(set(names)) < len(names):
-        raise StartupError(f"--experiment {path}: `metrics` contains a name twice.")
+        raise StartupError(f"--experiment {path}: `metrics` contains a name twice. Remove one.")
     return names
 
 

@@ -51,14 +51,14 @@ def _arm_sizes(report: Report) -> str:
     ratio = report.sample_ratio
     arms = ", ".join(f"{arm} {count:,} (expected {ratio.expected[arm]:,.0f})" for arm, count in ratio.counts.items())
     rate = f", {report.units_per_day:,.0f} a day" if report.units_per_day else ""
-    return f"{report.units:,} units{rate}: {arms}. Sample ratio p = {ratio.p_anytime:.2g}, at any time."
+    return f"{report.units:,} units{rate}: {arms}. p of the sample ratio: {ratio.p_anytime:.2g}, valid at any time."
 
 
 def _comparison_table(name: str, comparisons: Sequence[Comparison], width: int, *, one_look: bool) -> Table:
     """Build the table of one arm. Only long names of metrics are broken. A narrow table has the means in two lines."""
     in_one_line = width >= _MIN_ONE_LINE_COLUMNS
     first = comparisons[0]
-    title = f"{name}: {first.arm} against {first.control} (* decides)"
+    title = f"{name}: {first.arm} against {first.control}"
     table = Table(title=title, title_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0), show_edge=False)
     headings = ["metric", "arm against control", "difference", "at any time", "p"]
     if width >= _MIN_WIDE_COLUMNS:
@@ -109,7 +109,8 @@ def _left_out_line(report: Report) -> str:
 
 
 def _footnote(report: Report, *, wide: bool) -> str:
-    text = f"Intervals of {100 * (1 - report.level):g} %. `at any time` is valid however often you look, and it decides"
+    level = f"All intervals are {100 * (1 - report.level):g} % intervals."
+    text = f"{level} The metric with * decides, by its interval `at any time`, which is valid however often you look"
     p = "`p` is valid at any time, and is adjusted (Holm)."
     if report.peeking_only:
         return f"{text}. The weights depended on outcomes, so there is no interval for a single look. {p}"

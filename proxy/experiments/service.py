@@ -207,7 +207,7 @@ async def open_experiment_service(
             return
         transport = pool.open_transport(RetryBudget())
         judge = Backend(settings.judge, read_key(settings.judge_api_key_file, "--judge-api-key-file"))
-        log_event("the shadow judge is sent users' text", url=judge.url)
+        log_event("the shadow judge gets users' text", url=judge.url)
         shadow = ShadowJudge(judge, pool, planner, transport, metrics, recorder.record_judgement)
         try:
             async with shadow.working():

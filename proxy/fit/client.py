@@ -208,7 +208,7 @@ class _ReplyReader:
         if self._error is not None:
             return self._error
         if not self._finish_reason and not self._is_done:
-            return Failure(None, "the reply ended before the answer did")
+            return Failure(None, "the reply ended before the answer was complete")
         first = self._first if self._first is not None else perf_counter() - self._started
         details = self._usage.get("prompt_tokens_details")
         cached = details.get("cached_tokens") if isinstance(details, dict) else None

@@ -139,8 +139,10 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="ARM",
         help="what bundles are compared with: raw, raw-matched, `default` or another bundle [raw]",
     )
-    parser.add_argument("--questions", default="", metavar="FILE", help="questions of your own (docs/fit.md) [ours]")
-    parser.add_argument("--limit", type=int, metavar="N", help="ask only N questions, of all kinds in proportion [all]")
+    parser.add_argument(
+        "--questions", default="", metavar="FILE", help="file of your own questions (docs/fit.md) [drpo's]"
+    )
+    parser.add_argument("--limit", type=int, metavar="N", help="ask only N questions; each kind keeps its share [all]")
     parser.add_argument(
         "--concurrency", type=int, default=_DEFAULT_CONCURRENCY, metavar="N", help="questions asked at once [4]"
     )

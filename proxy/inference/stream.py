@@ -24,7 +24,7 @@ from proxy.openai.reported_error import find_error, text_error
 from proxy.openai.sse import DONE_EVENT, EventSplitter, event_data, event_field, is_done, split_events
 
 _EVENT: Final = "An event of the backend's stream"
-_TRUNCATED: Final = "The backend's stream ended before the answer did."
+_TRUNCATED: Final = "The backend's stream ended before the answer was complete."
 _PROPER_DONE: Final = re.compile(rb"data: ?\[DONE\](?:\n\n|\r\n\r\n|\r\r)")
 _NOT_AN_EVENT: Final = (b"{", b"[", b"<")  # the first byte of JSON or of a web page
 

@@ -239,7 +239,7 @@ class RelayedResponse:
     def end(self, done: bytes = DONE_EVENT) -> bytes:  # noqa: ARG002 - the interface
         """Return nothing. Raise BackendProtocolError if the last event of the response was not relayed."""
         if not self.finished:
-            raise BackendProtocolError("The backend's stream ended before the response did.")
+            raise BackendProtocolError("The backend's stream ended before the response was complete.")
         return b""
 
     def failure(self, error: ProxyError) -> bytes:

@@ -17,7 +17,7 @@ Admin     {0}     (POST /admin/reload reads bundles and keys again)"""
 
 # For a server that requires keys: lines before the calls, the header of curl, and the key of the Python call.
 _KEYED: Final = (
-    "In these calls, replace drpo-... by your key, which `drpo-proxy new-key` showed.\n\nKEY=drpo-...\n",
+    "In these calls, replace drpo-... with your key, which `drpo-proxy new-key` showed.\n\nKEY=drpo-...\n",
     '-H "Authorization: Bearer $KEY" ',
     "drpo-...",
 )

@@ -45,4 +45,6 @@ async def wait_for_kinds(pool: Pool, report: ProgressCallback, stop: asyncio.Eve
 
 def waiting_line(seconds: float) -> str:
     """Return the line of progress after a wait of `seconds`."""
-    return f"Waiting for short answers, which show whether a model takes chat ({seconds:.0f} s)"
+    return (
+        f"Waiting for the models to answer short questions, which show whether each is a chat model ({seconds:.0f} s)"
+    )

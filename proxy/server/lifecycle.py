@@ -168,9 +168,9 @@ async def _update_allocations(dashboard: Dashboard) -> None:
         await asyncio.sleep(_ALLOCATION_INTERVAL)
         try:
             for decision in await asyncio.to_thread(dashboard.update_allocations):
-                log_event("experiment steered", experiment=decision.experiment, stopped=decision.stopped)
+                log_event("allocation changed", experiment=decision.experiment, stopped=decision.stopped)
         except DrpoError as error:
-            log_event("experiments cannot be steered", reason=str(error))
+            log_event("allocations cannot be updated", reason=str(error))
 
 
 @asynccontextmanager

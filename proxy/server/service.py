@@ -33,7 +33,7 @@ from proxy.server.cache_warming import warming
 from proxy.server.reload import Loaded, read_active_experiments, read_keyring, serve_loaded, warm_up
 
 _PROGRESS_DELAY: Final = 2.0  # seconds of waiting for the backends before the wait is reported
-_WAITING: Final = "Waiting for the backends: short answers show whether a model takes chat"
+_WAITING: Final = "Waiting for the backends. Answers to short questions show whether each model is a chat model"
 _COLLECTION_THRESHOLDS: Final = (10_000, 10, 10)  # the arguments of gc.set_threshold
 
 

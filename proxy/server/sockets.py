@@ -73,7 +73,9 @@ def _listen(host: str, port: int, host_flag: str, port_flag: str) -> Listener:
         return socket.create_server(address, family=family, backlog=_BACKLOG)
     except OSError as error:
         why = "in use" if error.errno == errno.EADDRINUSE else (error.strerror or "no reason given").lower()
-        raise StartupError(f"Cannot listen on {host} port {port}: {why}. Choose another with {port_flag}.") from error
+        raise StartupError(
+            f"Cannot listen on {host} port {port}: {why}. Choose another port with {port_flag}."
+        ) from error
 
 
 def _resolve(host: str, port: int, flag: str) -> tuple[socket.AddressFamily, tuple[str, int]]:

@@ -28,7 +28,8 @@ def test_base_model_with_a_template_is_a_completion_model(few_blocks: str, figur
         assert reply.choices, "the server takes chat, because the model has a template"
     line = _checked(few_blocks, BASE.name)
     figure(line)
-    assert line.startswith(f"{BASE.name} is a completion model: asked as chat, ")
+    assert line.startswith(f"{BASE.name} is a completion model: ")
+    assert " short chat answers " in line
 
 
 def test_base_model_with_a_template_gets_one_text_with_examples(
@@ -60,4 +61,5 @@ def _wait_for_the_decision(log: Path) -> None:
 def test_chat_model_is_a_chat_model(chat_url: str, figure: Callable[[str], None]) -> None:
     line = _checked(chat_url, CHAT.name)
     figure(line)
-    assert line.startswith(f"{CHAT.name} is a chat model: asked as chat, ")
+    assert line.startswith(f"{CHAT.name} is a chat model: ")
+    assert " short chat answers " in line

@@ -139,10 +139,10 @@ def read_header(path: Path) -> GgufHeader:
             f"--model-file {path}: the file is cut short in the middle of its header. Download it again."
         ) from error
     except _MalformedError as error:
-        raise EmbeddedError(f"--model-file {path}: the file is damaged: {error}. Download it again.") from error
+        raise EmbeddedError(f"--model-file {path}: the file is damaged ({error}). Download it again.") from error
     if size < header.tensors_end:
         raise EmbeddedError(
-            f"--model-file {path}: the file is cut short: it has only {size:,} of {header.tensors_end:,} bytes. "
+            f"--model-file {path}: the file is cut short. It has only {size:,} of {header.tensors_end:,} bytes. "
             "Download it again."
         )
     return header
@@ -150,7 +150,7 @@ def read_header(path: Path) -> GgufHeader:
 
 def _check_beginning(path: Path, beginning: bytes) -> None:
     if not beginning:
-        raise EmbeddedError(f"--model-file {path}: the file is empty.")
+        raise EmbeddedError(f"--model-file {path}: the file is empty. Download it again.")
     if not beginning.startswith(_MAGIC):
         raise EmbeddedError(f"--model-file {path}: this is no GGUF file. It {_described(beginning)}.")
     if len(beginning) < 8:

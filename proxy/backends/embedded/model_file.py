@@ -132,9 +132,11 @@ def _check_content(path: str, header: GgufHeader) -> None:
         )
     if not header.architecture or not header.counts.get("tokenizer.ggml.tokens"):
         missing = "architecture" if not header.architecture else "vocabulary"
-        raise EmbeddedError(f"--model-file {path}: this file contains no language model: it has no {missing}.")
+        raise EmbeddedError(f"--model-file {path}: this file has no {missing}, so it contains no language model.")
     if header.own("attention.causal") is False or header.own("pooling_type"):
-        raise EmbeddedError(f"--model-file {path}: this is an embedding model, which generates no text.")
+        raise EmbeddedError(
+            f"--model-file {path}: this is an embedding model, which generates no text. Give a language model."
+        )
 
 
 def _parts(file: Path, header: GgufHeader) -> Sequence[Path]:
@@ -149,8 +151,12 @@ def _parts(file: Path, header: GgufHeader) -> Sequence[Path]:
         raise EmbeddedError(f"--model-file {file}: this is part {number + 1} of a model in {count} files.{first}")
     missing = [name for name in names if not file.with_name(name).is_file()]
     if missing or not names:
-        which = f"{missing[0]} is missing" if missing else f"the names must end in -00001-of-{count:05}.gguf and so on"
-        raise EmbeddedError(f"--model-file {file}: the model has {count} files in this folder, but {which}.")
+        advice = (
+            f"The file {missing[0]} is missing. Download it into the folder of this file."
+            if missing
+            else f"Put all files into one folder, and name them as in NAME-00001-of-{count:05}.gguf."
+        )
+        raise EmbeddedError(f"--model-file {file}: the model consists of {count} files. {advice}")
     return [file.with_name(name) for name in names]
 
 
@@ -197,7 +203,7 @@ def _does_not_fit(path: str, asked: int, needed: int, available: int) -> Embedde
     advice = "a smaller --context, or a smaller quantization" if asked else "a smaller model or quantization"
     with_context = f" with --context {asked}" if asked else ""
     return EmbeddedError(
-        f"--model-file {path}: the model does not fit into memory: it needs {needed / _GB:.1f} GB{with_context}, "
+        f"--model-file {path}: the model does not fit into memory. It needs {needed / _GB:.1f} GB{with_context}, "
         f"and {max(0, available) / _GB:.1f} GB are available. Free some memory, or give {advice}."
     )
 

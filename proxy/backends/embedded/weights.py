@@ -144,7 +144,7 @@ def _installed_chunks(weights: Weights) -> Sequence[Path]:
     try:
         chunks = weights.chunks()
     except ModuleNotFoundError as error:
-        raise EmbeddedError(f"The package {error.name} is not installed: {INSTALL}") from error
+        raise EmbeddedError(f"The package {error.name} is not installed. Run: {INSTALL}") from error
     for chunk in chunks:
         if not chunk.is_file():
             raise EmbeddedError(f"{chunk} is missing. Install it again: {INSTALL} --force-reinstall")

@@ -119,8 +119,8 @@ def _thinks_aloud(findings: Findings) -> bool:
 def _evidence(findings: Findings) -> str:
     if findings.is_clearly_chat:
         how = "shows reasoning" if any(answer.reasoned for answer in findings.chat) else "ends by itself"
-        return f"asked as chat, each of {len(findings.chat)} short answers {how}"
-    parts = [f"asked as chat, {_share(findings)} short answers end by themselves"]
+        return f"each of {len(findings.chat)} short chat answers {how}"
+    parts = [f"{_share(findings)} short chat answers end by themselves"]
     parts += [f"an answer {findings.signs[0]}"] if findings.signs else []
     if findings.long is not None and not findings.long.sign:
         parts.append("a longer answer ends" if findings.long.is_chat else "a longer answer does not end")

@@ -190,4 +190,6 @@ def _guess(decision: Decision, reported: Kind | None) -> Decision:
 
 
 def _log_progress(model: str) -> None:
-    log_event("model kind", model=model, waiting="for short answers, which show whether the model takes chat")
+    log_event(
+        "model kind", model=model, waiting="for answers to short questions, which show whether it is a chat model"
+    )

@@ -37,7 +37,7 @@ def advice_without_units(experiment: str, commands: OperatorCommands) -> Advice:
     """Return the advice for an experiment in which no unit takes part."""
     return Advice(
         "wait",
-        f"Units come with the requests that take part. {commands.check} says which do. If there were "
+        f"Units come with the requests that take part. {commands.check} says which requests take part. If there were "
         f"such requests, look for warnings about {experiment} on the operator page or at the server's start.",
     )
 
@@ -54,7 +54,7 @@ def advice_for_few_units(
     if not smallest:
         return Advice(
             "wait",
-            f"An arm has no value of {metric} yet. Clients send values to POST /v1/feedback; the proxy measures the "
+            f"An arm has no value of {metric} yet. Clients send values to POST /v1/feedback. The proxy measures the "
             "automatic metrics itself.",
         )
     effective = min(arm.effective_units for arm in arms)
@@ -85,7 +85,7 @@ def advice_when_undecided(one: Comparison, units: int, units_per_day: float | No
     possible = [target for target in ahead if target.days is None or target.days < _MAX_DAYS]
     if possible:
         target = _fitting(possible, abs(one.lift or 0.0))
-        aim = f"Keep collecting: to show a true difference of {_size(one, target)}, it needs"
+        aim = f"Keep collecting: to show a true difference of {_size(one, target)}, the experiment needs"
         return _collecting("continue", aim, target.units - units, units_per_day, linked=True)
     if ahead:
         return Advice(
@@ -160,7 +160,9 @@ def advice_when_worse(one: Comparison, experiment: str, arms: int, commands: Ope
     if is_small(one):
         return _choosing(f"The difference is certain, but smaller than {_threshold()} of {one.control}'s mean")
     if arms > 1:
-        return Advice("reject", f"Give {one.arm} the weight 0 in the experiment's file, and reload. The others go on.")
+        return Advice(
+            "reject", f"Give {one.arm} the weight 0 in the experiment's file, and reload. The other arms go on."
+        )
     return Advice("reject", f"Stop the experiment: {commands.stop(experiment)} gives {one.control} to all users.")
 
 
@@ -183,7 +185,9 @@ def _threshold() -> str:
 
 
 def _choosing(reason: str) -> Advice:
-    return Advice("choose", f"{reason}, too small to matter: choose by the cost or the speed, and end the experiment.")
+    return Advice(
+        "choose", f"{reason}, which is too small to matter. Choose by the cost or the speed, and end the experiment."
+    )
 
 
 MISMATCH_ADVICE: Final = Advice(

@@ -42,13 +42,13 @@ def headline_of(one: Comparison) -> Headline | None:
 def with_words(one: GuardrailResult) -> GuardrailResult:
     """Return the result of a guardrail with its numbers in words, rounded by the width of the interval."""
     if one.worse_by is None:
-        return replace(one, words="nothing known yet")
+        return replace(one, words="nothing is known yet")
     unit = unit_of(one.metric, is_share=False)
     number = _with_unit(written(one.worse_by, _guardrail_exponent(one)), "" if unit == "share" else unit)
     difference = f"{'worse' if one.worse_by > 0 else 'better'} by {number}" if one.worse_by else "no difference"
     least = one.worse_at_least
     certain = f"at least {least_worse(one)}" if least is not None and least > 0 else "not certain"
-    return replace(one, words=f"{difference} ({certain}); {one.tolerance:g} tolerated")
+    return replace(one, words=f"{difference} ({certain}), with a tolerance of {one.tolerance:g}")
 
 
 def least_worse(one: GuardrailResult) -> str:

@@ -202,7 +202,7 @@ class GuardrailResult:
             None before arm and control have enough units.
         stops: Whether a breach of this guardrail stops the experiment.
         breached: Whether `worse_at_least` is above the tolerance.
-        words: The numbers in words, such as `worse by 0.62 seconds (at least 0.39); 0.5 tolerated`.
+        words: The numbers in words, such as `worse by 0.62 seconds (at least 0.39), with a tolerance of 0.5`.
     """
 
     metric: str

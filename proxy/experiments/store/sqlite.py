@@ -36,7 +36,9 @@ class SqliteSession:
         """Open a transaction. It is committed durably when the `with` block ends, or rolled back after an exception."""
         with _store_errors(self._path):
             if _identity(self._path) != self._opened:
-                raise StoreError(f"--store: {self._path} was replaced by another file while it was in use.")
+                raise StoreError(
+                    f"--store: {self._path} was replaced by another file while it was in use. Restart the server."
+                )
             yield from self._transaction("BEGIN IMMEDIATE")
 
     @contextmanager

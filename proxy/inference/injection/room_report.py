@@ -66,20 +66,29 @@ def _most_tokens(served: ServedBundle, costs: BundleCosts) -> int:
 def describe_room(served: ServedBundle, costs: BundleCosts, model: Model) -> Iterator[str]:
     """Yield sentences that say when a model's requests get only a part of the bundle."""
     if not costs.counted:
-        yield "the backend does not count tokens, so they are estimated: examples may be left out although they fit"
+        yield "the backend does not count tokens. The proxy estimates them, and may leave out examples that would fit"
     if not served.refusals:
-        yield "the bundle has no pinned refusal: requests that get no other examples get only the prompt"
+        yield "the bundle has no pinned refusal, so requests that get no other examples get only the prompt"
     if model.context is None:
-        yield "the context is unknown: no example is left out for a long conversation, and max_tokens is not lowered"
+        yield "the context is unknown, so no example is left out for a long conversation, and max_tokens is not lowered"
         return
     room = injection_room(served, costs, model.context)
-    yield f"{_beside('all examples fit', room.all_examples)}; longer ones get fewer (x-drpo-reduced: context)"
-    if room.refusals is not None:
-        yield f"{_beside('the pinned refusal stays', room.refusals)} (else x-drpo-refusal: left-out)"
-
-
-def _beside(subject: str, tokens: int) -> str:
-    return f"{subject} beside {'no conversation' if tokens <= 0 else f'conversations of up to {tokens:,} tokens'}"
+    if room.all_examples > 0:
+        yield (
+            f"all examples fit beside conversations of up to {room.all_examples:,} tokens; longer conversations get "
+            "fewer examples (x-drpo-reduced: context)"
+        )
+    else:
+        yield "no conversation is short enough to get all examples (x-drpo-reduced: context)"
+    if room.refusals is None:
+        return
+    if room.refusals > 0:
+        yield (
+            f"the pinned refusal is kept beside conversations of up to {room.refusals:,} tokens; longer conversations "
+            "lose it (x-drpo-refusal: left-out)"
+        )
+    else:
+        yield "no conversation is short enough to get the pinned refusal (x-drpo-refusal: left-out)"
 
 
 def room_problem(served: ServedBundle, costs: BundleCosts, model: Model) -> str | None:
@@ -91,5 +100,5 @@ def room_problem(served: ServedBundle, costs: BundleCosts, model: Model) -> str 
         return None
     return (
         f"the pinned refusal of the bundle {served.bundle.manifest.name} does not fit into the context of {model.id} "
-        f"({model.context:,} tokens): raise the context of the model server, or shorten the prompt"
+        f"({model.context:,} tokens). Raise the context of the model server, or shorten the prompt"
     )

@@ -62,7 +62,7 @@ def foreign_bundle_note(model: str, served: ServedBundle) -> str:
     if is_same_model(manifest.model, model):
         return ""
     return (
-        f"The bundle {manifest.name} was written for {manifest.model}: measure with `drpo-proxy fit` and the same "
+        f"The bundle {manifest.name} was written for {manifest.model}. Measure with `drpo-proxy fit` and the same "
         f"flags whether it helps {model}. {model}@{RAW} is served without it."
     )
 

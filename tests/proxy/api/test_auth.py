@@ -92,6 +92,7 @@ def test_requests_beyond_the_limit_are_refused_until_the_bucket_refills() -> Non
     with pytest.raises(RateLimitError) as caught:
         alice.enter()
     assert (caught.value.status, caught.value.headers) == (429, {"Retry-After": "30"})
+    assert str(caught.value).endswith("Wait 30 s.")
     clock.now += 30
     alice.enter()
     with pytest.raises(RateLimitError):

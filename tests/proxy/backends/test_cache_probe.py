@@ -176,10 +176,10 @@ async def test_refusal_is_no_verdict(status: int) -> None:
 
 async def test_silence_is_no_verdict() -> None:
     async def silent(path: str, body: Mapping[str, Any] | None = None) -> tuple[int, Any]:
-        raise BackendTimeoutError(f"{path}: no answer within 60 s.")
+        raise BackendTimeoutError(f"{path} was not answered within 60 s.")
 
     finding = await probe_cache(a_model(), silent, lambda _: None)
-    assert finding == CacheFinding(None, "/v1/completions: no answer within 60 s")
+    assert finding == CacheFinding(None, "/v1/completions was not answered within 60 s")
 
 
 @pytest.mark.parametrize("reply", [None, [], {"usage": []}, {"usage": {"prompt_tokens": "9"}}, {"timings": 5}])

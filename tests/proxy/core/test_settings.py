@@ -123,7 +123,7 @@ def test_backend_url_that_is_no_base_url_is_refused(url: str) -> None:
 
 @pytest.mark.parametrize("url", ["http://[::1", "http://h:abc", "http://h:99999", "http://h:0"])
 def test_backend_url_with_an_invalid_port_or_address_is_refused(url: str) -> None:
-    with pytest.raises(StartupError, match="not a base URL"):
+    with pytest.raises(StartupError, match="this is not a base URL"):
         server_root(url)
 
 
@@ -201,9 +201,9 @@ def test_store_has_a_default_that_depends_on_other_settings() -> None:
         ({"admin": "127.0.0.1"}, "--admin 127.0.0.1: expected ADDRESS:PORT"),
         ({"admin": "127.0.0.1:70000"}, "--admin 70000: a port is"),
         ({"judge": "http://h:1"}, "--judge: there is nothing to judge"),
-        ({"trust_user_headers": True, "store": "sqlite:s"}, "--trust-user-headers: users matter to experiments alone"),
-        ({"judge": "h:1", "experiment": ("a.toml",)}, "--judge h:1: not a base URL"),
-        ({"judge": "http://h:1?key=x"}, "use --judge-api-key-file"),
+        ({"trust_user_headers": True, "store": "sqlite:s"}, "only with --experiment or --store-content"),
+        ({"judge": "h:1", "experiment": ("a.toml",)}, "--judge h:1: this is not a base URL"),
+        ({"judge": "http://h:1?key=x"}, "Give --judge-api-key-file FILE"),
     ],
 )
 def test_wrong_value_or_contradiction_is_refused_with_its_flag(values: dict[str, Any], flag: str) -> None:

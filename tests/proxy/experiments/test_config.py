@@ -143,7 +143,7 @@ def test_files_that_decide_the_same_request_are_refused(tmp_path: Path) -> None:
     with pytest.raises(StartupError, match='the salt "one"'):
         read_experiments([str(one), str(salted)])
     other = write_file(tmp_path, GOOD.replace('name = "one"', 'name = "two"'), "two.toml")
-    with pytest.raises(StartupError, match="may both have a request"):
+    with pytest.raises(StartupError, match="one request can take part in"):
         read_experiments([str(one), str(other)])
     disjoint = write_file(
         tmp_path, GOOD.replace('name = "one"', 'name = "two"').replace("0.0, 0.5", "0.5, 1.0"), "two.toml"

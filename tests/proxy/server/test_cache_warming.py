@@ -278,7 +278,7 @@ async def _silence(reply: Reply) -> None:
         (lambda reply: _status(reply, "400 Bad Request"), "/v1/completions answered 400"),
         (lambda reply: _status(reply, "401 Unauthorized"), "/v1/completions answered 401"),
         (_reset, "closed"),
-        (_silence, "no answer within 1 s"),
+        (_silence, "was not answered within 1 s"),
     ],
     ids=["500", "503", "400", "401", "reset", "silence"],
 )

@@ -41,9 +41,9 @@ async def _printed(url: str, **values: Any) -> tuple[int, str]:
 @pytest.mark.parametrize(
     ("reported", "questions", "says", "warns"),
     [
-        ("chat", always(PARIS), "scripted is a chat model: asked as chat, each of 3 short answers ends by itself.", ""),
+        ("chat", always(PARIS), "scripted is a chat model: each of 3 short chat answers ends by itself.", ""),
         ("chat", always(RAMBLE), "an answer has the template token '<|im_end|>'; a text completion ends by", ""),
-        ("chat", by_question(PARIS, PARIS, LOOP), "2 of 3 short answers end by themselves", "only 2 of 3"),
+        ("chat", by_question(PARIS, PARIS, LOOP), "2 of 3 short chat answers end by themselves", "only 2 of 3"),
         ("unknown", always(CUT), "scripted is a completion model", "the only sign of a base model"),
         ("completion", always(PARIS), "scripted is a completion model: the server has no chat template for it.", ""),
     ],

@@ -143,8 +143,8 @@ def _swapped(content: bytes) -> bytes:
         (b"GGUF" + struct.pack("<IQQ", 3, 2**60, 0), "damaged"),
         (b"GGUF" + struct.pack("<IQQQ", 3, 0, 1, 2**63), "cut short"),
         (gguf()[:100], "cut short"),
-        (gguf(tensors=TENSORS)[:-17], "cut short: it has"),
-        (gguf(tensors=TENSORS)[:-1000], "cut short: it has"),
+        (gguf(tensors=TENSORS)[:-17], "cut short. It has"),
+        (gguf(tensors=TENSORS)[:-1000], "cut short. It has"),
         (gguf({**LLAMA, "general.type": "adapter"}), "adapter"),
         (gguf({**LLAMA, "general.type": "mmproj"}), "mmproj"),
         (gguf({"general.architecture": "clip"}), "clip"),
@@ -184,7 +184,7 @@ def test_model_that_does_not_fit_into_memory_is_refused_with_both_figures(
     context: int, says: str, tmp_path: Path
 ) -> None:
     message = _problem(write(tmp_path, gguf()), context, memory=200 * 2**20)
-    assert "does not fit into memory: it needs 0." in message
+    assert "does not fit into memory. It needs 0." in message
     assert "0.2 GB are available" in message
     assert says in message
 

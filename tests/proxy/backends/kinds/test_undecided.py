@@ -218,7 +218,7 @@ async def test_server_listens_while_it_waits_and_then_says_that_it_is_ready(work
                 assert await _answers(session, "/health/live")
                 assert not await _answers(session, "/health/ready")
                 if workers == "1":
-                    while b"takes chat (" not in (line := await process.stdout.readline()):
+                    while b"chat model (" not in (line := await process.stdout.readline()):
                         assert line, "the server says nothing of its wait"
                         assert b"Base URL" not in line
                 slow.released.set()

@@ -231,7 +231,7 @@ def test_advice_names_how_many_units_are_missing() -> None:
     assert (early.decision, early.advice.action, early.advice.more_units) == ("waiting", "wait", 80)
     open_ = shares(1500, 0.5, 0.52).verdict
     assert (open_.decision, open_.advice.action) == ("undecided", "continue")
-    words = r"points \(\d+ % of raw's mean\), it needs about [\d,]+ more units \(about \d+ (days|hours)"
+    words = r"points \(\d+ % of raw's mean\), the experiment needs about [\d,]+ more units \(about \d+ (days|hours)"
     assert re.search(words, open_.advice.sentence)
 
 

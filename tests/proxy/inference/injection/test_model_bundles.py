@@ -135,7 +135,7 @@ async def test_requests_get_the_bundle_of_their_model(library: Path, monkeypatch
             assert (code, headers["x-drpo-variant"], headers["x-drpo-bundle"]) == (200, "aligned", identity)
         assert status(proxy.gateway).chosen[SERVED].startswith(f"learned-chat, because it was learned for {CHAT_MODEL}")
         (warning,) = status(proxy.gateway).warnings
-        assert warning.startswith(f"The bundle {GENERAL} was written for {BASE_MODEL}: measure with `drpo-proxy fit`")
+        assert warning.startswith(f"The bundle {GENERAL} was written for {BASE_MODEL}. Measure with `drpo-proxy fit`")
         assert "and the same flags whether it helps other." in warning
         seen = bundle_log.log_choices(proxy.gateway, ())
         assert bundle_log.log_choices(proxy.gateway, seen) == seen

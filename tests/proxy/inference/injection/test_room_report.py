@@ -45,7 +45,7 @@ async def test_announced_room_is_the_room_of_requests() -> None:
         (4096, True, "beside conversations of up to 3,584 tokens"),
         (None, True, "the context is unknown"),
         (4096, False, "does not count tokens"),
-        (256, True, "all examples fit beside no conversation"),
+        (256, True, "no conversation is short enough to get all examples"),
     ],
 )
 async def test_sentences_say_which_room_remains(context: int | None, counted: bool, says: str) -> None:
@@ -69,4 +69,4 @@ async def test_check_prints_the_sentences() -> None:
         await check(settings, lambda _: None, console)
         text = console.export_text()
     assert "google/gemma-3-270m: all examples fit beside conversations of up to" in text
-    assert "the pinned refusal stays beside conversations of up to" in text
+    assert "the pinned refusal is kept beside conversations of up to" in text
