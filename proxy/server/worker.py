@@ -76,9 +76,9 @@ async def _serve_or_report(first: Mapping[str, Any], shared: MappedState, lines:
 
 
 async def _serve(settings: Settings, backends: list[Backend], shared: MappedState, lines: asyncio.StreamReader) -> None:
-    stop = asyncio.Event()
+    stop = _Stop(asyncio.Event())
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        asyncio.get_running_loop().add_signal_handler(number, stop.on_signal)
     async with loading_bundles(settings) as loading:
         await asyncio.wait([loading])
         with join_port(settings.server) as listener:
@@ -86,12 +86,36 @@ async def _serve(settings: Settings, backends: list[Backend], shared: MappedStat
                 serving(settings, backends, loading, listener, shared, lambda _: None) as gateway,
                 answering_page(gateway, shared.folder, shared.worker),
             ):
-                await wait_for_models(gateway, lambda _: None, stop)
+                await wait_for_models(gateway, lambda _: None, stop.event)
                 reply(ready=asdict(status(gateway)))
                 commands = asyncio.create_task(CommandReader(settings, gateway, shared, lines, stop).run())
-                await stop.wait()
-                await drain(gateway, settings.server.drain_timeout, stop, lambda _: None)
+                await stop.event.wait()
+                await drain(gateway, settings.server.drain_timeout, stop.event, lambda _: None)
                 commands.cancel()
+
+
+class _Stop:
+    """Sets an event to stop the worker, and sets it again to end a drain at once.
+
+    When a whole server is stopped, the supervisor may end just before the worker gets its first signal. The end of the
+    supervisor and this signal then count as one reason to stop, so that open requests are completed.
+    """
+
+    def __init__(self, event: asyncio.Event) -> None:
+        self.event = event
+        self._got_signal = self._has_ended = False
+
+    def on_signal(self) -> None:
+        """Stop the worker. If it drains already because of a signal, end the drain."""
+        is_first, self._got_signal = not self._got_signal, True
+        if not (is_first and self._has_ended):
+            self.event.set()
+
+    def on_end_of_supervisor(self) -> None:
+        """Stop the worker, unless a signal has stopped it already."""
+        self._has_ended = True
+        if not self._got_signal:
+            self.event.set()
 
 
 class CommandReader:
@@ -103,7 +127,7 @@ class CommandReader:
         gateway: Gateway,
         shared: MappedState,
         lines: asyncio.StreamReader,
-        stop: asyncio.Event,
+        stop: _Stop,
     ) -> None:
         self._settings = settings
         self._gateway = gateway
@@ -127,8 +151,7 @@ class CommandReader:
                 self._loaded = None
             elif command["do"] == "move":
                 self._move(command["backends"])
-        if not self._gateway.admission.draining.is_set():  # setting `_stop` during a drain would abandon open requests
-            self._stop.set()
+        self._stop.on_end_of_supervisor()
 
     async def _load(self) -> None:
         try:

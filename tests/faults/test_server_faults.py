@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from asyncio.subprocess import PIPE
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -199,6 +200,32 @@ async def test_server_killed_during_its_drain_completes_open_streams() -> None:
         await asyncio.sleep(2)  # longer than the second for which a closing listener keeps open connections
         gate.set()
         assert all(one.endswith(b"data: [DONE]\n\n") for one in await asyncio.gather(*open_streams))
+
+
+@pytest.mark.parametrize("signals", [1, 2])
+async def test_first_signal_after_the_end_of_the_supervisor_completes_open_streams(signals: int) -> None:
+    """The second one ends the workers at once, as in a server whose supervisor lives."""
+    gate = asyncio.Event()
+    async with (
+        scripted_backend(held_until(gate)) as backend,
+        command("--backend", backend.url, "--workers", "2", *PATIENT) as server,
+    ):
+        workers = server.workers()
+        open_streams = [asyncio.create_task(stream(server)) for _ in range(4)]
+        await until(lambda: len(backend.generating) == 4)
+        server.process.kill()
+        await _refuses(server)
+        for _ in range(signals):
+            for pid in workers:
+                with suppress(ProcessLookupError):  # a worker without an open stream has ended
+                    os.kill(pid, signal.SIGTERM)
+            await asyncio.sleep(1)  # two pending signals of the same number would be one
+        if signals == 1:
+            await asyncio.sleep(5)  # longer than a worker that does not wait keeps open connections
+            gate.set()
+        read = await asyncio.gather(*open_streams, return_exceptions=True)
+        complete = [isinstance(one, bytes) and one.endswith(b"data: [DONE]\n\n") for one in read]
+        assert complete == [signals == 1] * 4
 
 
 async def test_limits_apply_to_all_workers_together(tmp_path: Path) -> None:
