@@ -14,8 +14,9 @@ from proxy.fit.arms import Arm
 from proxy.fit.client import Answer, Failure, Outcome
 from proxy.fit.questions import Question
 
-_FIRST_ROUND: Final = 8  # questions; the remaining time is estimated from them
-_ROUND: Final = 28  # questions of each further round
+_FIRST_ROUND: Final = 4  # questions; the remaining time is estimated from them
+_MIN_ROUND: Final = 8  # questions of each further round
+_MIN_WAVES: Final = 2  # questions of such a round for each request that may run at the same time
 
 Ask = Callable[[Arm, Question], Awaitable[Outcome]]  # asks one question in one arm
 
@@ -111,7 +112,7 @@ async def ask_all(outcomes: Outcomes, ask: Ask, concurrency: int, report: Callab
             outcomes.by_arm[arm.name][question.id] = await ask(arm, question)
             report(Progress(outcomes.count, total, perf_counter() - started))
 
-    for number, questions in enumerate(_rounds(outcomes.questions)):
+    for number, questions in enumerate(_rounds(outcomes.questions, concurrency)):
         for arm in _rotated(outcomes.arms, number):
             await _all_of([ask_one(arm, question) for question in questions])
         if not any(outcomes.answer(arm, question) for arm in outcomes.arms for question in questions):
@@ -130,10 +131,12 @@ async def _all_of(requests: Sequence[Coroutine[None, None, None]]) -> None:
             group.create_task(request)
 
 
-def _rounds(questions: Sequence[Question]) -> Iterator[Sequence[Question]]:
+def _rounds(questions: Sequence[Question], concurrency: int) -> Iterator[Sequence[Question]]:
+    """Yield the questions of each round. In short rounds, an interrupted run loses few answers."""
     yield questions[:_FIRST_ROUND]
-    for start in range(_FIRST_ROUND, len(questions), _ROUND):
-        yield questions[start : start + _ROUND]
+    size = max(_MIN_ROUND, _MIN_WAVES * concurrency)
+    for start in range(_FIRST_ROUND, len(questions), size):
+        yield questions[start : start + size]
 
 
 def _rotated(arms: Sequence[Arm], number: int) -> Sequence[Arm]:
