@@ -44,9 +44,9 @@ calls = {calls}
 [search]
 propose = ["examples"]
 beam = 1
-actions = 3
+actions = 6
 depth = 1
-queries = 10
+queries = 60
 [tune]
 k = []
 order = []

