@@ -44,9 +44,9 @@ calls = {calls}
 [search]
 propose = ["examples"]
 beam = 1
-actions = 6
+actions = 2
 depth = 1
-queries = 60
+queries = 10
 [tune]
 k = []
 order = []
