@@ -101,9 +101,11 @@ class _Preferred:
         return self._chosen(range(min(count, len(self.examples))))
 
     def shortest_first(self) -> "_Preferred":
-        """Return the examples that are preferred nearly most, the shortest first."""
+        """Return the examples that are preferred nearly most, the shortest first. It returns none if they are few."""
         top = [place for place, chance in enumerate(self.chances) if chance >= _MOST_PREFERRED * self.chances[0]]
-        return self._chosen(sorted(top, key=lambda place: _length(self.examples[place])))
+        return self._chosen(
+            sorted(top if len(top) > _MIN_EXAMPLES else (), key=lambda one: _length(self.examples[one]))
+        )
 
     def _chosen(self, places: Sequence[int]) -> "_Preferred":
         chosen = list(places)
@@ -126,9 +128,10 @@ def preferred_proposals(candidate: Candidate, pool: ExamplePool, taste: Taste) -
     for way in _WAYS:
         if way.sets and not candidate.bank.sets:
             continue
-        best = (preferred.shortest_first() if way.is_short else preferred).first(
-            way.size * (_CHOSEN_FROM if way.sets else 1)
-        )
+        ordered = preferred.shortest_first() if way.is_short else preferred
+        best = ordered.first(way.size * (_CHOSEN_FROM if way.sets else 1))
+        if not best.examples:
+            continue
         found, what = (_with_sets if way.sets else _with_bank)(candidate, best, way)
         said = with_stated_form(found, taste) if way.is_said else found
         yield Proposal(said, BANK, what + (", and a prompt that states it" if said is not found else ""))
@@ -163,7 +166,9 @@ def _answering(example: Example, text: str) -> Example:
 
 def _pinned_ids(bank: Bank, preferred: _Preferred, count: int) -> set[str]:
     """Return the ids of the most preferred short examples. Of the pinned refusals, only the shortest one stays."""
-    short = [one.query for one in preferred.examples if len(one.response.split()) <= _MAX_PINNED_WORDS][:count]
+    least = _MIN_SHARE * max(preferred.chances)
+    liked = [one for one, chance in zip(preferred.examples, preferred.chances, strict=True) if chance >= least]
+    short = [one.query for one in liked if len(one.response.split()) <= _MAX_PINNED_WORDS][:count]
     refusals = sorted((one for one in bank.examples if one.pinned and refuses(one.response)), key=_length)
     return {*(one.id for one in bank.examples if one.query in short), *(one.id for one in refusals[:1])}
 

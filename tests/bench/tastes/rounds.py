@@ -46,7 +46,8 @@ propose = ["examples"]
 beam = 1
 actions = 2
 depth = 1
-queries = 10
+queries = 60
+alpha = 0.02
 [tune]
 k = []
 order = []
