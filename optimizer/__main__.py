@@ -76,12 +76,13 @@ async def _run(options: argparse.Namespace) -> int:
     config = read_run_file(options.config)
     directory = options.out or options.config.parent / "runs" / config.bundle.name
     if (directory / EVENTS).exists():
-        raise JournalError(f"{directory} holds a run already: go on with it (resume), or name another --out")
+        command = f"drpo-optimizer resume {quote(str(directory))}"
+        raise JournalError(f"{directory} already contains a run. Continue it with `{command}`, or name another --out.")
     try:
         directory.mkdir(parents=True, exist_ok=True)
         shutil.copy(options.config, directory / RUN_FILE)
     except OSError as error:
-        raise JournalError(f"{directory}: cannot be written: {error.strerror}") from None
+        raise JournalError(f"{directory} cannot be written: {error.strerror}") from None
     return await _run_in(config, directory, begun_event(options.config))
 
 
@@ -89,7 +90,10 @@ async def _resume(options: argparse.Namespace) -> int:
     directory: Path = options.directory
     begun = next((event for event in read_journal(directory) if event.get("note") == BEGUN), None)
     if begun is None:
-        raise JournalError(f"{directory}: the run never began: delete the directory, and begin it with run RUN.TOML")
+        raise JournalError(
+            f"{directory}: the run never began. Delete the directory, and give the command `drpo-optimizer run "
+            "RUN.TOML`."
+        )
     if line := changed_run_file(begun, directory / RUN_FILE):
         print_error_line(line)
     config = read_run_file(directory / RUN_FILE, Path(begun["folder"]))
@@ -97,7 +101,8 @@ async def _resume(options: argparse.Namespace) -> int:
 
 
 async def _run_in(config: RunConfig, directory: Path, begun: Event) -> int:
-    result, report = await start_or_continue(config, directory, begun, f"drpo-optimizer resume {quote(str(directory))}")
+    command = f"`drpo-optimizer resume {quote(str(directory))}`"
+    result, report = await start_or_continue(config, directory, begun, command)
     show_result(result, config.models["task"])
     print(f"Report:  {report}")
     return 0
@@ -128,7 +133,7 @@ async def _diff(options: argparse.Namespace) -> int:
     # A bundle may come from an untrusted source, so its embedder must not be opened. read_bundle does not open it.
     before, after = read_bundle(options.before), read_bundle(options.after)
     lines = list(differences(before, after))
-    print("\n".join(lines) if lines else "Both say the same to a model.")
+    print("\n".join(lines) if lines else "The bundles differ in nothing that a model gets.")
     return 0
 
 
@@ -152,7 +157,7 @@ async def _doctor(options: argparse.Namespace) -> int:
             failures += finding.ok is False
             warnings += finding.is_warning
     if failures:
-        print(f"\n{failures} checks failed: the run would not work.")
+        print(f"\n{failures} {'check' if failures == 1 else 'checks'} failed. The run would not work.")
     elif warnings:
         print(f"\nWarnings: {warnings}. The run would work, but you could not trust its result.")
     return 1 if failures else 0
@@ -170,7 +175,9 @@ async def _eval(options: argparse.Namespace) -> int:
         with AnswersFile(options.out) as answers:
             evaluation = await _evaluate(plan, endpoint, answers, _open_embedder(options.embedder, rows))
     if evaluation.left_out:
-        print_error_line(f"Left out, because a variant cannot answer them: {'; '.join(evaluation.left_out)}")
+        print_error_line(
+            f"Rows that were left out, because a variant cannot answer them: {'; '.join(evaluation.left_out)}"
+        )
     if options.markdown:
         print(evaluation_markdown(evaluation))
     else:

@@ -36,7 +36,7 @@ from optimizer.stages.run_context import RunContext, first_candidate, open_run_c
 from optimizer.stages.writer_protocol import ROLE as WRITER
 
 _NO_NEW_EXAMPLES: Final = (
-    "The starting bundle has all examples of the pool, so the search can add none of them: name a pool of your own "
+    "The starting bundle has all examples of the pool, so the search can add none of them. Name a pool of your own "
     'with [examples] pool, or set start = "empty" in [bundle].'
 )
 
@@ -137,6 +137,10 @@ async def _check_rewards(context: RunContext, candidate: Candidate) -> AsyncIter
     parts = {name: part for one in scored for name, part in one.parts.items()}
     for name in sorted(context.config.reward.all_names):
         if name not in parts:
-            yield Finding(f"reward {name}", None, "nothing to say of the first training row (no reference)")
+            yield Finding(
+                f"reward {name}",
+                None,
+                "does not apply to the first training row (for example, because it has no reference)",
+            )
         else:
             yield Finding(f"reward {name}", True, f"{parts[name].value:.3f}")

@@ -66,15 +66,15 @@ async def check_model_list(role: str, table: ModelTable) -> Finding:
         names = await served_models(table)
     except RefusedRequestError as error:
         if error.status in _NO_LIST:
-            return Finding(subject, None, f"{table.base_url} has no list of models: {table.model} is not checked here")
+            return Finding(subject, None, f"{table.base_url} has no list of models, so {table.model} is not checked")
         return failed(subject, error, role)
     except DrpoError as error:
         return failed(subject, error, role)
     if not names:
-        return Finding(subject, None, f"{table.base_url} lists no model: {table.model} is not checked here")
+        return Finding(subject, None, f"{table.base_url} lists no model, so {table.model} is not checked")
     if not is_served(table.model, names):
         listed = ", ".join(plain_names(names)[:_MAX_NAMED_MODELS])
-        message = f"{table.base_url} does not list {table.model}: it lists {listed}"
+        message = f"{table.base_url} does not list {table.model}. It lists {listed}"
         return Finding(subject, False, message, f"Set model in [models.{role}] to one of the listed names.")
     _, variant = split_model_name(table.model, plain_names(names))
     served = f" (variant {variant})" if variant else ""
@@ -95,7 +95,7 @@ async def check_task(context: RunContext, candidate: Candidate, row: Row) -> tup
         raw = [await context.task.answer(Raw(one), other) for one in (candidate.sampling, {})]
     except DrpoError as error:
         return failed(subject, error, TASK), (row.reference or _NO_ANSWER, _NO_ANSWER)
-    message = f"the longest row: {reply.completion_tokens} tokens, ends with {reply.finish_reason}"
+    message = f"the answer to the longest row has {reply.completion_tokens} tokens, and ends with {reply.finish_reason}"
     return Finding(subject, True, message), (reply.text, raw[0].text)
 
 
@@ -108,14 +108,16 @@ async def check_judge(context: RunContext, row: Row, answers: Sequence[str]) -> 
         compared = ""
         if context.config.reward.confirm:
             preferred = await judge.better(query, answers[0], answers[-1])
-            compared = f"; compares in both orders ({preferred:g})"
+            compared = f"; it also compares answers in both orders ({preferred:g})"
     except DrpoError as error:
         return failed(subject, error, JUDGE)
     scores = ", ".join(f"{name} {score:.1f}" for name, score in rating.scores.items())
     reply_format = context.calls.form(JUDGE).reply_format or JSON_SCHEMA
     is_fixed = criteria == default_criteria(context.config.reward.judge.criteria)
-    fixed = " (fixed criteria: its own choice could not be read)" if is_fixed else ""
-    return Finding(subject, True, f"the longest row, in the format {reply_format}: {scores}{fixed}{compared}")
+    fixed = " (by fixed criteria, because its own choice of criteria could not be read)" if is_fixed else ""
+    return Finding(
+        subject, True, f"scores an answer to the longest row, in the format {reply_format}: {scores}{fixed}{compared}"
+    )
 
 
 async def check_trust(context: RunContext, candidate: Candidate) -> Sequence[Finding]:
@@ -162,7 +164,7 @@ def describe_form(context: RunContext, role: str) -> Finding | None:
     form = context.calls.form(role)
     if form == context.config.models[role].request:
         return None
-    message = "the server accepts another form of requests. A run finds it too, or add these lines to run.toml:"
+    message = "the server accepts another form of requests. A run finds this form by itself. Or add it to run.toml:"
     advice = "\n".join((f"[models.{role}.request]", *_toml_lines(form)))
     if role == TASK:
         advice += "\n# drpo-proxy sends the bundle's sampling and the system role as they are: see docs/run-toml.md"

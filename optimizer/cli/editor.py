@@ -34,7 +34,9 @@ def _command(text: str) -> list[str]:
     try:
         return shlex.split(text) or [_DEFAULT]
     except ValueError:
-        raise DataError("the environment variable EDITOR has a quotation mark without its other half") from None
+        raise DataError(
+            "the environment variable VISUAL or EDITOR has an unclosed quotation mark. Close it, or unset the variable."
+        ) from None
 
 
 def _run(command: list[str]) -> None:
@@ -43,20 +45,20 @@ def _run(command: list[str]) -> None:
     except OSError:
         status = 127
     if status:
-        raise DataError(f"the editor {command[0]} failed: set the environment variable EDITOR")
+        raise DataError(f"the editor {command[0]} failed. Set the environment variable EDITOR to an editor that works.")
 
 
 def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
-        raise DataError("the edited text cannot be read: save it in the same file, in UTF-8") from None
+        raise DataError("the edited text cannot be read. Save it in the same file, in UTF-8.") from None
 
 
 def _parsed(text: str) -> tuple[str, str]:
     query, separator, answer = text.removeprefix(_HELP.rstrip()).partition(f"\n{_SEPARATOR}\n")
     if not separator:
-        raise DataError(f"the line {_SEPARATOR} is gone: keep it between the question and the answer")
+        raise DataError(f"the line {_SEPARATOR} is gone. Keep it between the question and the answer.")
     if f"\n{_SEPARATOR}\n" in f"\n{answer}":
-        raise DataError(f"the line {_SEPARATOR} occurs twice: keep it only between the question and the answer")
+        raise DataError(f"the line {_SEPARATOR} occurs twice. Keep it only between the question and the answer.")
     return query.strip(), answer.strip()

@@ -61,7 +61,7 @@ class ProgressBar:
             self._bar.advance(self._task, count)
 
 
-_LEFT: Final = "undecided: give the same command again without --yes to continue."
+_LEFT: Final = "undecided. To decide about {them}, give the same command again without --yes."
 
 
 def run_harvest(options: argparse.Namespace, left: str = _LEFT) -> int:
@@ -69,7 +69,7 @@ def run_harvest(options: argparse.Namespace, left: str = _LEFT) -> int:
 
     Args:
         options: The flags.
-        left: The end of the printed sentence about the candidates without a decision.
+        left: The end of the printed sentence about the candidates without a decision. {them} is replaced by a pronoun.
 
     Raises:
         DataError: The store, the export or the folder cannot be used.
@@ -89,7 +89,9 @@ def _is_harvested(folder: Path, source: Mapping[str, Any]) -> bool:
     """Whether a folder holds this harvest. Raises DataError if it holds another one."""
     known = harvest_source(folder)
     if known is not None and known != source:
-        raise DataError(f"{folder} holds another harvest: name another --out, or give the same flags to continue it")
+        raise DataError(
+            f"{folder} contains another harvest. Name another --out, or give the flags of that harvest to continue it."
+        )
     return known is not None
 
 
@@ -100,7 +102,7 @@ def _settings(options: argparse.Namespace) -> HarvestSettings:
 def feedback_of(options: argparse.Namespace) -> StoreQuery:
     """Return the feedback that the flags choose in a store. Raises DataError if the flags contradict each other."""
     if options.at_most >= options.at_least:
-        raise DataError("--at-most must be below --at-least: an answer cannot be liked and disliked")
+        raise DataError("--at-most must be below --at-least, because an answer cannot be both liked and disliked.")
     if any("\ud800" <= one <= "\udfff" for one in f"{options.experiment}{options.metric}"):
         raise DataError("--experiment and --metric must be in UTF-8")
     return StoreQuery(options.experiment or "", options.since or 0.0, options.metric, options.at_least, options.at_most)
@@ -109,7 +111,7 @@ def feedback_of(options: argparse.Namespace) -> StoreQuery:
 def _place(options: argparse.Namespace) -> StoreAddress | None:
     """Return the store, or None for an export. An export on the command line takes precedence over DRPO_STORE."""
     if options.export and options.store:
-        raise DataError("give --store or EXPORT.JSONL, not both")
+        raise DataError("--store and EXPORT.JSONL were both given. Give one of them.")
     return None if options.export else store_of(options)
 
 
@@ -117,7 +119,9 @@ def store_of(options: argparse.Namespace) -> StoreAddress:
     """Return the store that --store or DRPO_STORE names. Raises DataError."""
     store = options.store or os.environ.get(STORE_VARIABLE)
     if not store:
-        raise DataError(f"give --store (or set {STORE_VARIABLE}) to the value of --store of drpo-proxy")
+        raise DataError(
+            f"no store is named. Give --store, or set {STORE_VARIABLE}, with the value of --store of drpo-proxy."
+        )
     return store_address(store)
 
 
@@ -161,7 +165,8 @@ def _finish(folder: Path, review: Review, candidates: Sequence[CandidateExample]
     count = sum(one.example.id not in review.decided for one in candidates)
     _say(f"{len(accepted)} of {len(candidates)} candidates are examples in {folder / EXAMPLES}.")
     if count:
-        _say(f"{count} {'candidate is' if count == 1 else 'candidates are'} {left}")
+        subject, them = ("candidate is", "it") if count == 1 else ("candidates are", "them")
+        _say(f"{count} {subject} {left.format(them=them)}")
 
 
 def _say(line: str) -> None:

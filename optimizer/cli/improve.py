@@ -37,11 +37,14 @@ from optimizer.models.model_list import first_model
 from optimizer.report.run_summary import summarize_run
 from optimizer.stages.run import RUN_FILE
 
-_UNDECIDED: Final = "left out, because a person should look first: to decide, name a new --out, and give --review."
+_UNDECIDED: Final = (
+    "left out, because a person should look at {them} first. To decide about {them}, name a new --out and give "
+    "--review."
+)
 _KEY_VARIABLE: Final = "DRPO_API_KEY"
 _LIST_TIMEOUT: Final = 15.0  # seconds
 _BETTER: Final = (
-    NextStep("Read the new prompt and the new examples in the summary: they come from the feedback of users."),
+    NextStep("Read the new prompt and the new examples in the summary, because they come from the feedback of users."),
     NextStep(
         "Test the new bundle on users. Copy the experiment into the folder that --experiment of drpo-proxy names, and "
         "send SIGHUP to drpo-proxy:",
@@ -77,7 +80,7 @@ def run_improve(options: argparse.Namespace) -> int:
         _make_inputs(start, folder)
         asyncio.run(_run(start, folder))
     except KeyboardInterrupt:
-        print_error_line("Every finished step is kept: give the same command again to go on.")
+        print_error_line("Every finished step is kept. To continue, give the same command again.")
         raise
     _finish(start, directory, query, options, folder)
     return 0
@@ -115,7 +118,7 @@ def _with_server(models: Any, options: argparse.Namespace, known: str) -> dict[s
     task["kind"] = options.kind or task.get("kind", "completion")
     if "base_url" not in task:
         raise ConfigError(
-            "name the model server: --base-url http://HOST:PORT/v1, or [models.task] in run.toml (--config)"
+            "no model server is named. Give --base-url http://HOST:PORT/v1, or [models.task] in run.toml (--config)."
         )
     if "model" not in task and known:
         task["model"] = known
@@ -153,7 +156,7 @@ def _harvest(options: argparse.Namespace, place: StoreAddress, query: StoreQuery
         if not folder.read["with_text"]:
             raise DataError(
                 f"no request in {place.name} has texts, so there is nothing to learn from. Start drpo-proxy with "
-                "--store-content, wait for feedback, and name a new folder with --out"
+                "--store-content, wait for feedback, and name a new folder with --out."
             )
     if not folder.metric.exists():
         with read_session(place) as session:
@@ -168,8 +171,8 @@ def _make_inputs(start: Start, folder: ImproveFolder) -> None:
     print_error_line("  " + ", ".join(f"{count} {part} rows" for part, count in counts.items()))
     if counts["sealed"] < MIN_TELLING_ROWS:
         print_error_line(
-            f"  Only {counts['sealed']} sealed rows: an improvement is hard to tell from chance with fewer than "
-            f"{MIN_TELLING_ROWS}. Rows of your own ([data] sealed) help."
+            f"  There are only {counts['sealed']} sealed rows. With fewer than {MIN_TELLING_ROWS}, even a clear "
+            "improvement is hard to tell from chance. Add rows of your own ([data] sealed)."
         )
 
 
@@ -188,7 +191,7 @@ async def _run(start: Start, folder: ImproveFolder) -> None:
     config = read_run_file(copy, Path(begun["folder"]))
     sys.path.insert(0, str(start.folder))
     await start_or_continue(
-        config, folder.run, begun, f"the same command, or drpo-optimizer resume {quote(str(folder.run))}"
+        config, folder.run, begun, f"the same command again, or `drpo-optimizer resume {quote(str(folder.run))}`"
     )
 
 

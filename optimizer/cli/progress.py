@@ -192,7 +192,7 @@ def _bank_line(event: Event) -> str:
 
 
 def _spent_line(event: Event) -> str:
-    return f"the budget of {event['what']} is spent: the best so far is evaluated"
+    return f"the budget of {event['what']} is spent. The best candidate so far is evaluated."
 
 
 def _race_length_line(event: Event) -> str:
@@ -201,7 +201,7 @@ def _race_length_line(event: Event) -> str:
 
 
 def _set_prompts_line(event: Event) -> str:
-    return f"  the sets {', '.join(event['sets'])} have prompts of their own: a new prompt replaces all of them"
+    return f"  the sets {', '.join(event['sets'])} have prompts of their own. A new prompt replaces all of them"
 
 
 def _specification_line(event: Event) -> str:
@@ -210,13 +210,13 @@ def _specification_line(event: Event) -> str:
 
 
 def _unusable_line(event: Event) -> str:
-    return f"  left out of {event['part']}: {event['row']}: {event['why']}"
+    return f"  {event['row']} is left out of {event['part']}: {event['why']}"
 
 
 def _dropped_line(event: Event) -> str:
     if NO_CHANGE in event["why"]:
         return ""  # there are many, and the report counts them
-    return f"  dropped, {event['count']} of {event['what']}: {event['why']}"
+    return f"  dropped {event['count']} of {event['what']}: {event['why']}"
 
 
 def _trust_line(event: Event) -> str:

@@ -45,7 +45,7 @@ class Review:
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
-            raise DataError(f"{self.path}: cannot be written: {error.strerror}") from None
+            raise DataError(f"{self.path} cannot be written: {error.strerror}") from None
         return replace(self, decided={**self.decided, candidate.example.id: accepted})
 
     def accepted(self, candidates: Sequence[CandidateExample]) -> Sequence[Example]:
@@ -65,7 +65,7 @@ def read_review(folder: Path, candidates: Sequence[CandidateExample]) -> Review:
     try:
         content = path.read_bytes() if path.exists() else b""
     except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+        raise DataError(f"{path} cannot be read: {error.strerror}") from None
     whole, _, rest = content.rpartition(b"\n")
     if rest:
         path.write_bytes(whole + b"\n" if whole else b"")
@@ -73,7 +73,9 @@ def read_review(folder: Path, candidates: Sequence[CandidateExample]) -> Review:
         lines = [orjson.loads(line) for line in whole.splitlines()]
         return Review(path, {line["id"]: _decision(by_id[line["id"]], line) for line in lines if line["id"] in by_id})
     except (orjson.JSONDecodeError, KeyError, TypeError):
-        raise DataError(f"{path}: is damaged: remove the damaged line, or the file to begin the review again") from None
+        raise DataError(
+            f"{path} is damaged. Remove the damaged line, or remove the file to begin the review again."
+        ) from None
 
 
 def _decision(example: Example, line: Mapping[str, Any]) -> Example | None:
@@ -162,7 +164,7 @@ def _checked(
     (question,) = reader.read([new.query])
     why = example_fault(new, question, max_words)
     if why:
-        say(f"It cannot be used: {why}. The text before the edit is shown again.")
+        say(f"The edited text cannot be used: {why}. The text before the edit is shown again.")
     return example if why else new
 
 

@@ -55,7 +55,7 @@ async def start_or_continue(config: RunConfig, directory: Path, begun: Event, co
                 result = await run(config, directory, journal, print_error_line)
         except BaseException:
             if any(event.get("call") == "reply" for event in journal.events):
-                print_error_line(f"What was paid for is kept: go on with  {command}")
+                print_error_line(f"Paid replies are kept. To continue, run {command}.")
             raise
     return result, write_report(directory)
 
@@ -72,13 +72,15 @@ def show_result(result: Result, task: ModelTable) -> None:
     if result.sealed:
         console.print(sealed_table(result.sealed))
     if result.spent_out:
-        console.print("The budget ended the search early: raise it under [budget], and resume, to go on.")
+        console.print(
+            "The budget ended the search early. To continue the search, raise the limit under [budget], and resume."
+        )
     sealed = result_values(result.sealed) if result.sealed else None
     console.print(sealed_sentence(sealed, is_found=result.is_found), soft_wrap=True)
     if result.is_found:
         console.print(f"Serve it:  {_serve_command(result.bundle, task)}", soft_wrap=True)
     else:
-        console.print(f"It was written all the same:  {result.bundle}", soft_wrap=True)
+        console.print(f"The baseline was written as the bundle:  {result.bundle}", soft_wrap=True)
 
 
 def _serve_command(bundle: Path, task: ModelTable) -> str:

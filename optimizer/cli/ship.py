@@ -44,12 +44,12 @@ def ship(options: argparse.Namespace, config: RunConfig) -> Sequence[str]:
     events = read_journal(options.run)
     if not any(event.get("note") == "bundle" for event in events):
         command = f"drpo-optimizer resume {quote(str(options.run))}"
-        raise JournalError(f"{options.run}: the run has written no bundle yet: end it with  {command}")
+        raise JournalError(f"{options.run}: the run has written no bundle yet. End the run with `{command}`.")
     directory = options.bundle or options.run / BUNDLE
     bundle = read_bundle(directory)
     if options.out.name != bundle.manifest.name:
         raise DataError(
-            f"{options.out}: the bundle is called {bundle.manifest.name}: give it a directory of the same name"
+            f"{options.out}: the bundle is called {bundle.manifest.name}. Give it a directory of the same name."
         )
     provenance = _provenance(options, config, events, bundle)
     run_file = read_small_file(options.run / RUN_FILE)
@@ -70,7 +70,7 @@ def _summary_bytes(events: Sequence[Event]) -> bytes:
 def _provenance(options: argparse.Namespace, config: RunConfig, events: Sequence[Event], bundle: Bundle) -> Provenance:
     figures = [_read_figures(path, bundle) for path in options.figures]
     if len({one.split for one in figures}) < len(figures):
-        raise DataError("--figures: two files are of the same split. Give one file for each split")
+        raise DataError("--figures: two files are of the same split. Give one file for each split.")
     return Provenance(
         bundle=bundle.id,
         made=LEARNED,
@@ -87,9 +87,9 @@ def _read_figures(path: Path, bundle: Bundle) -> Figures:
     try:
         figures = parse_figures(path.read_bytes(), str(path))
     except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+        raise DataError(f"{path} cannot be read: {error.strerror}") from None
     if figures.ids.get(figures.bundle) != bundle.id:
-        raise DataError(f"{path}: these are the figures of another bundle than {bundle.id[:12]}. Measure this one")
+        raise DataError(f"{path} contains the figures of another bundle than {bundle.id[:12]}. Measure this bundle.")
     return figures
 
 
@@ -124,12 +124,12 @@ def _data_files(config: RunConfig, rows: Mapping[str, Sequence[Any]]) -> Iterato
 
 def _lines(out: Path, provenance: Provenance) -> Iterator[str]:
     run = provenance.run or {}
-    yield f"{out}: written, bundle id {provenance.bundle}"
+    yield f"The bundle was written to {out}. Its id is {provenance.bundle}."
     for file in run["data"]:
         if file["sha256"] is None:
             yield f"{file['file']} ({file['part']}) is not where the run read it, so its hash is not recorded."
     measured = ", ".join(one.split for one in provenance.figures)
     if measured:
-        yield f"Figures of: {measured}."
+        yield f"It has figures of these splits: {measured}."
     else:
-        yield "It has no figures. Measure it, and give --figures FILE: without figures, it is nobody's default."
+        yield "The bundle has no figures, so drpo never chooses it as a default. Measure it, and give --figures FILE."

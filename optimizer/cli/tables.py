@@ -59,7 +59,7 @@ def sealed_table(result: SealedResult) -> Table:
     The values in brackets are 95 % intervals. The last rows compare the bundle with the variant of the column. Only the
     column of the baseline can have a value in the row `judge prefers bundle`.
     """
-    table = Table(title=f"sealed evaluation, {result.rows} queries that nothing before has seen", title_justify="left")
+    table = Table(title=f"sealed evaluation, {result.rows} queries that no earlier step has used", title_justify="left")
     table.add_column("figure")
     for name in result.summaries:
         table.add_column(name, justify="right")

@@ -28,6 +28,7 @@ from optimizer.core.request_form import MAX_TOKENS_FIELDS, REPLY_FORMATS, SYSTEM
 _ROLES: Final = ("task", "optimizer", "judge")
 _FIXED_FIELDS: Final = frozenset(("model", "messages", "prompt", "stream"))
 """Fields of a request that [models.ROLE.request] can neither omit nor replace."""
+_COUNTS: Final = ("max_tokens", "max_choices", "max_top_logprobs")
 _TYPE_NAMES: Final = {str: "a string", int: "a whole number", float: "a number", Path: "a path", bool: "true or false"}
 
 
@@ -44,9 +45,9 @@ def read_config(path: Path, folder: Path | None = None) -> RunConfig:
     try:
         document = tomllib.loads(decode_text(path.read_bytes(), str(path)))
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path}: is not TOML: {error}") from None
+        raise ConfigError(f"{path} is not TOML: {error}") from None
     except BundleFormatError as error:
         raise ConfigError(str(error)) from None
     return parse_config(document, folder or path.parent)
@@ -85,7 +86,7 @@ def _recipe(document: Mapping[str, Any]) -> str:
 
 def _parse_models(tables: object) -> Mapping[str, ModelTable]:
     if not isinstance(tables, dict) or "task" not in tables:
-        raise ConfigError("[models.task] is missing: say base_url, model and kind of the model to write a bundle for")
+        raise ConfigError("[models.task] is missing. Give base_url, model and kind of the model to write a bundle for.")
     _refuse_unknown(tables, _ROLES, "[models]")
     models = {role: _parse_table(ModelTable, table, f"[models.{role}]") for role, table in tables.items()}
     for role, table in models.items():
@@ -100,12 +101,18 @@ def _check_request_form(role: str, form: RequestForm) -> None:
         (form.max_tokens_field in MAX_TOKENS_FIELDS, f"max_tokens_field must be one of {', '.join(MAX_TOKENS_FIELDS)}"),
         (form.system_role in SYSTEM_ROLES, f"system_role must be one of {', '.join(SYSTEM_ROLES)}"),
         (form.reply_format in ("", *REPLY_FORMATS), f"reply_format must be one of {', '.join(REPLY_FORMATS)}"),
-        (not form.reply_format or role == "judge", "reply_format is for [models.judge.request] alone"),
-        (not form.max_tokens or role != "task", "max_tokens: set max_tokens in the sampling of the bundle instead"),
-        (min(form.max_tokens, form.max_choices, form.max_top_logprobs) >= 0, "counts must not be negative"),
+        (not form.reply_format or role == "judge", "reply_format has no effect. Set it only in [models.judge.request]"),
+        (
+            not form.max_tokens or role != "task",
+            "max_tokens is not allowed. Set max_tokens in the sampling of the bundle instead",
+        ),
+        *((getattr(form, name) >= 0, f"{name} must not be negative") for name in _COUNTS),
         (form.max_stop_strings >= -1, "max_stop_strings must be at least 0, or -1 for no maximum"),
-        (not _FIXED_FIELDS & {*form.omit, *form.extra}, f"{', '.join(sorted(_FIXED_FIELDS))} cannot be changed"),
-        ("n" not in form.extra, "extra: set max_choices instead of n"),
+        (
+            not _FIXED_FIELDS & {*form.omit, *form.extra},
+            f"omit and extra must not contain {', '.join(sorted(_FIXED_FIELDS))}",
+        ),
+        ("n" not in form.extra, "extra must not contain n. Set max_choices instead"),
     ):
         if not is_valid:
             raise ConfigError(f"{location} {message}")
@@ -197,7 +204,8 @@ def _refuse_unknown(table: Mapping[str, Any], known: Collection[str], location: 
     for name in table:
         if name not in known:
             nearest = get_close_matches(name, known, n=1, cutoff=0.0)[0]
-            raise ConfigError(f"{location}: {name} is unknown; the nearest known name is {nearest}")
+            place = location if location.endswith("]") else f"{location}:"
+            raise ConfigError(f"{place} {name} is unknown. The nearest known name is {nearest}")
 
 
 def _with_folder(config: RunConfig, folder: Path) -> RunConfig:

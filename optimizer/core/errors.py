@@ -57,8 +57,8 @@ class BudgetSpentError(OptimizeError):
     """
 
     def __init__(self, what: str) -> None:
-        problem = f"the budget of {what} is spent: raise it under [budget] in"
-        super().__init__(f"{problem} the run's run.toml, and resume", without_run=f"{problem} run.toml")
+        problem = f"the budget of {what} is spent. Raise the limit under [budget] in"
+        super().__init__(f"{problem} the run's run.toml, and resume.", without_run=f"{problem} run.toml.")
         self.what = what
 
 

@@ -133,7 +133,8 @@ class Journal:
             with suppress(OSError):
                 os.ftruncate(self._descriptor, self._size)
             problem = f"{self._path} cannot be written ({error.strerror}). Make sure that the disk has free space"
-            raise JournalError(f"{problem}, then resume: all earlier events are kept", without_run=problem) from None
+            kept = f"{problem}. Then resume the run. All earlier events are kept."
+            raise JournalError(kept, without_run=f"{problem}.") from None
         self._size += len(batch)
         self._written_count = last
 
@@ -147,7 +148,9 @@ def read_journal(directory: Path) -> list[Event]:
     try:
         data = (directory / EVENTS).read_bytes()
     except OSError as error:
-        raise JournalError(f"{directory}: holds no run: {EVENTS}: {error.strerror}") from None
+        raise JournalError(
+            f"{directory} contains no run ({EVENTS}: {error.strerror}). Name the directory of a run."
+        ) from None
     return [_parse(line, directory / EVENTS, number) for number, line in enumerate(_complete_lines(data), start=1)]
 
 
@@ -156,12 +159,12 @@ def _open_locked(path: Path) -> int:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
     except OSError as error:
-        raise JournalError(f"{path}: cannot be written: {error.strerror}") from None
+        raise JournalError(f"{path} cannot be written: {error.strerror}") from None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         os.close(descriptor)
-        raise JournalError(f"{path}: another drpo-optimizer is at work on this run: wait for it, or stop it") from None
+        raise JournalError(f"{path}: another drpo-optimizer works on this run. Wait for it, or stop it.") from None
     return descriptor
 
 
@@ -185,7 +188,7 @@ def _parse(line: bytes, path: Path, number: int) -> Event:
     except orjson.JSONDecodeError:
         event = None
     if not isinstance(event, dict):
-        raise JournalError(f"{path}, line {number}: is not an event: restore the file, or begin a new run")
+        raise JournalError(f"{path}, line {number}: this is not an event. Restore the file, or begin a new run.")
     return event
 
 

@@ -26,7 +26,7 @@ def changed_run_file(begun: Event, copy: Path) -> str:
     if not begun.get("digest") or not path.is_file() or _digest(path) == begun["digest"]:
         return ""
     return (
-        f"{path} has changed since the run began, but resume reads {copy}: make changes of [budget] and of servers "
+        f"{path} has changed since the run began, but resume reads {copy}. Make changes of [budget] and of servers "
         "there. Other changes need a new run with another --out."
     )
 

@@ -78,7 +78,7 @@ def read_rows(path: Path, limit: int | None = None) -> tuple[Row, ...]:
         replace(row, name=f"{path.name}, line {n}{row.name}", line=n) for n, row in read_lines(path, parse_row)
     )
     if not rows:
-        raise DataError(f"{path}: there is no row: write at least one, as a line of JSON")
+        raise DataError(f"{path} contains no row. Write at least one row, as a line of JSON.")
     return rows[:limit]
 
 
@@ -100,7 +100,7 @@ def each_line(path: Path, parse: Callable[[bytes, str], T]) -> Iterator[tuple[in
     try:
         yield from parse_each_line(_lines_of(path), str(path), parse)
     except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+        raise DataError(f"{path} cannot be read: {error.strerror}") from None
     except BadLinesError as error:
         raise DataError(first_reasons(error.reasons)) from None
 
@@ -109,7 +109,9 @@ def _lines_of(path: Path) -> Iterator[bytes]:
     with path.open("rb") as file:
         while line := file.readline(MAX_LINE_BYTES + 1):
             if len(line) > MAX_LINE_BYTES:
-                raise DataError(f"{path}: a line has more than {MAX_LINE_BYTES:,} bytes: write one object on each line")
+                raise DataError(
+                    f"{path}: a line has more than {MAX_LINE_BYTES:,} bytes. Write one object on each line."
+                )
             yield line.removesuffix(b"\n")
 
 
@@ -158,7 +160,7 @@ def _parse_kind(fields: Fields, location: str) -> str:
     safe = (COMPLY if fields.flag("safe") else REFUSE) if "safe" in fields else None
     tag = fields.choice("tag", KINDS) if "tag" in fields else None
     if safe and tag and safe != tag:
-        raise DataError(f'{location}: "safe" and "tag" contradict each other: remove one of them')
+        raise DataError(f'{location}: "safe" and "tag" contradict each other. Remove one of them')
     return safe or tag or GENERAL
 
 

@@ -95,7 +95,7 @@ def read_parts(table: DataTable) -> dict[str, list[Row]]:
 
 def _in_random_order(part: str, rows: Sequence[Row], path: Path, seed: int) -> tuple[Row, ...]:
     if len(rows) < MIN_ROWS:
-        raise DataError(f"{path}: {len(rows)} rows for {part}: at least {MIN_ROWS} are needed")
+        raise DataError(f"{path} has too few rows for {part} ({len(rows)}). At least {MIN_ROWS} are needed.")
     shuffled = list(rows)
     random.Random(f"{seed}:{part}").shuffle(shuffled)  # noqa: S311 - an order, not security
     return tuple(shuffled)
@@ -104,8 +104,14 @@ def _in_random_order(part: str, rows: Sequence[Row], path: Path, seed: int) -> t
 def _checked_seeds(rows: Sequence[Row], path: Path) -> tuple[Row, ...]:
     """Return the seeds. Raises DataError if there are none, or if one has no reference."""
     if not rows:
-        raise DataError(f"{path}: holds no seeds: write rows with a query and a reference, or remove seeds from [data]")
-    reasons = [f"{path.with_name(row.name)}: a seed needs a reference, the answer" for row in rows if not row.reference]
+        raise DataError(
+            f"{path} contains no seeds. Write rows with a query and a reference, or remove seeds from [data]."
+        )
+    reasons = [
+        f"{path.with_name(row.name)}: a seed needs a reference, which is its answer"
+        for row in rows
+        if not row.reference
+    ]
     if reasons:
         raise DataError(first_reasons(reasons))
     return tuple(rows)
@@ -127,8 +133,8 @@ def _refuse_unused_rows(path: Path, rows: Sequence[Row], used: Collection[str]) 
     if unused:
         first = unused[0]
         raise DataError(
-            f'{path}: {len(unused)} rows are used for nothing, such as {first.name}: its "split" is {first.split}, '
-            f"but [data] {first.split} does not name this file. Name it there, or take these rows out"
+            f'{path}: {len(unused)} rows are not used by any part, such as {first.name}. Its "split" is {first.split}, '
+            f"but [data] {first.split} does not name this file. Name the file there, or take these rows out."
         )
 
 
@@ -137,8 +143,8 @@ def _refuse_overlap(name: str, rows: tuple[Row, ...], other_name: str, other_row
     shared = [row for row in rows if normalized(row.query) in known]
     if shared:
         raise DataError(
-            f"{len(shared)} queries are in {name} and in {other_name}: "
-            "a score on them would prove nothing: take them out"
+            f"{len(shared)} queries are in {name} and in {other_name}, so a score on them would prove nothing. Take "
+            "them out of one of the two."
         )
 
 

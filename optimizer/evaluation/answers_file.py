@@ -80,7 +80,7 @@ def _read(path: Path) -> dict[str, Answer]:
             complete = data[: data.rfind(b"\n") + 1]
             file.truncate(len(complete))
     except OSError as error:
-        raise DataError(f"{path}: cannot be written: {error.strerror}") from None
+        raise DataError(f"{path} cannot be written: {error.strerror}") from None
     return dict(
         _parse(line, f"{path}, line {number}") for number, line in enumerate(complete.split(b"\n")[:-1], start=1)
     )
@@ -105,4 +105,4 @@ def _parse(line: bytes, location: str) -> tuple[str, Answer]:
             raise TypeError
         return key, Answer(text, finish_reason, *token_usage({"usage": record}), tuple(examples))
     except (ValueError, KeyError, TypeError, UnparsableReplyError):
-        raise DataError(f"{location}: not an answer of an earlier run: name another file with --out") from None
+        raise DataError(f"{location}: this is not an answer of an earlier run. Name another file with --out.") from None

@@ -112,5 +112,5 @@ def parse_answer(raw: bytes, examples: str) -> Answer:
             examples=tuple(name for name in (part.strip() for part in examples.split(",")) if name),
         )
     except (ValueError, KeyError, IndexError, TypeError, AttributeError):
-        reason = "the reply is not a chat completion: is this the base URL of an OpenAI-compatible server?"
+        reason = "the reply is not a chat completion. Check that the base URL is that of an OpenAI-compatible server"
         raise UnparsableReplyError(reason) from None

@@ -90,7 +90,7 @@ def read_pairs(path: Path, limit: int | None) -> tuple[Pair, ...]:
     """Read the first `limit` pairs of a JSONL file; None reads all pairs. Raises DataError."""
     pairs = [pair for _, pair in read_lines(path, _parse_pair)]
     if not pairs:
-        raise DataError(f"{path}: there is no pair")
+        raise DataError(f"{path} contains no pair. Write at least one pair, as a line of JSON.")
     return tuple(pairs[:limit])
 
 
@@ -168,10 +168,10 @@ def _parse_pair(line: bytes, location: str) -> Pair:
     record = without_nulls(parse_json(line, location))
     names = next((names for names in _FIELD_NAMES if isinstance(record, dict) and record.keys() >= set(names)), None)
     if not isinstance(record, dict) or names is None:
-        raise DataError(f"{location}: needs query, first, second and better (1 or 2)")
+        raise DataError(f"{location}: a pair needs query, first, second and better (1 or 2)")
     query, first, second, better = (record[name] for name in names)
     if not is_integer(better, 1, 2) or not all(isinstance(text, str) for text in (query, first, second)):
-        raise DataError(f"{location}: query and both answers must be texts, and the better one 1 or 2")
+        raise DataError(f"{location}: query and both answers must be texts, and better must be 1 or 2")
     return Pair(query, first, second, better, str(record.get("subset", "")))
 
 

@@ -54,7 +54,7 @@ def _parse_conversation(line: bytes, location: str) -> tuple[Mapping[str, Any], 
     """Return the fields of a line, and the location of the line for error messages."""
     fields = without_nulls(parse_json(line, location))
     if not isinstance(fields, dict) or not isinstance(fields.get("messages"), list):
-        raise DataError(f'{location}: needs "messages", a list of turns')
+        raise DataError(f'{location}: a conversation needs "messages", a list of turns')
     return fields, location
 
 
@@ -62,5 +62,7 @@ def _outcome(fields: Mapping[str, Any], location: str) -> float:
     """Return the outcome of a conversation as a number. Raises DataError if the conversation has no outcome."""
     value = next((fields[name] for name in _OUTCOME_FIELDS if name in fields), None)
     if not isinstance(value, int | float) or abs(value) > _MAX_OUTCOME:  # float() fails for larger integers
-        raise DataError(f"{location}: needs one of {', '.join(_OUTCOME_FIELDS)}: a number, or true for good")
+        raise DataError(
+            f"{location}: a conversation needs one of {', '.join(_OUTCOME_FIELDS)}: a number, or true for good"
+        )
     return float(value)

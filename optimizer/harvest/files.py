@@ -43,7 +43,7 @@ def only_user_of(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True, mode=_FOLDER_MODE)
         lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
-        raise DataError(f"{folder}: cannot be written: {error.strerror}") from None
+        raise DataError(f"{folder} cannot be written: {error.strerror}") from None
     try:
         _lock(lock, folder)
         yield
@@ -55,7 +55,9 @@ def _lock(descriptor: int, folder: Path) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
-        raise DataError(f"{folder}: another harvest is at work on it: wait for it, or name another --out") from None
+        raise DataError(
+            f"{folder}: another harvest works on this folder. Wait for it, or name another --out."
+        ) from None
 
 
 def write_harvest(folder: Path, result: HarvestResult, settings: HarvestSettings, source: Mapping[str, Any]) -> None:
@@ -89,7 +91,7 @@ def write_harvest(folder: Path, result: HarvestResult, settings: HarvestSettings
         _write_lines(folder / PREFERENCES, harvest.preferences.as_json)
         replace_file(folder / SUMMARY, [orjson.dumps(summary, option=orjson.OPT_INDENT_2)])
     except OSError as error:
-        raise DataError(f"{folder}: cannot be written: {error.strerror}") from None
+        raise DataError(f"{folder} cannot be written: {error.strerror}") from None
 
 
 def harvest_source(folder: Path) -> Mapping[str, Any] | None:
@@ -99,7 +101,7 @@ def harvest_source(folder: Path) -> Mapping[str, Any] | None:
     except FileNotFoundError:
         return None
     except (OSError, orjson.JSONDecodeError):
-        raise DataError(f"{folder / SUMMARY}: cannot be read. Name another --out") from None
+        raise DataError(f"{folder / SUMMARY} cannot be read. Name another --out.") from None
     source = found.get("source") if isinstance(found, dict) else None
     return source if isinstance(source, dict) else {}
 
@@ -110,7 +112,7 @@ def read_candidates(folder: Path) -> Sequence[CandidateExample]:
         lines = (folder / CANDIDATES).read_bytes().splitlines()
         return [_candidate(orjson.loads(line)) for line in lines]
     except (OSError, orjson.JSONDecodeError, KeyError, TypeError):
-        raise DataError(f"{folder / CANDIDATES}: cannot be read. Name another --out") from None
+        raise DataError(f"{folder / CANDIDATES} cannot be read. Name another --out.") from None
 
 
 def write_examples(folder: Path, examples: Sequence[Example]) -> None:
@@ -119,7 +121,7 @@ def write_examples(folder: Path, examples: Sequence[Example]) -> None:
     try:
         _write_lines(folder / EXAMPLES, rows)
     except OSError as error:
-        raise DataError(f"{folder / EXAMPLES}: cannot be written: {error.strerror}") from None
+        raise DataError(f"{folder / EXAMPLES} cannot be written: {error.strerror}") from None
 
 
 def _write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:

@@ -92,7 +92,10 @@ def harvest_store(place: StoreAddress, settings: HarvestSettings, progress: Prog
         metrics = metric_summaries(session)
         total = count_exposures(session, settings.query)
         if not total:
-            raise DataError(f"--store: {place.name} has no request {_wanted(settings.query)}")
+            raise DataError(
+                f"--store: {place.name} has no request {_wanted(settings.query)}. Check --store, --experiment and "
+                "--since."
+            )
         progress.begin("reading requests", total)
         collected = collect(read_exchanges(session, settings.query, counts), settings.per_user, progress.advance)
     return _result(collected, counts, metrics, settings, progress)

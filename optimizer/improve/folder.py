@@ -102,14 +102,14 @@ class ImproveFolder:
         known = self._identity()
         if known is None:
             if self.path.is_dir() and any(self.path.iterdir()):
-                raise DataError(f"{self.path} holds other files: name a new folder with --out")
+                raise DataError(f"{self.path} contains other files. Name a new folder with --out.")
             write_file(self.path / BEGIN, orjson.dumps(identity, option=orjson.OPT_INDENT_2))
             return
         for key in _IDENTITY:
             if known.get(key) != identity[key]:
                 raise DataError(
-                    f"{self.path} belongs to another {key}: it was begun with {_text(known.get(key))}, and this "
-                    f"command names {_text(identity[key])}. Name a new folder with --out, or give the same flags"
+                    f"{self.path} belongs to another {key}. It was begun with {_text(known.get(key))}, and this "
+                    f"command names {_text(identity[key])}. Name a new folder with --out, or give the earlier flags."
                 )
 
     def _identity(self) -> Mapping[str, Any] | None:
@@ -119,7 +119,7 @@ class ImproveFolder:
         except FileNotFoundError:
             return None
         except (OSError, orjson.JSONDecodeError):
-            raise DataError(f"{path}: cannot be read: name a new folder with --out") from None
+            raise DataError(f"{path} cannot be read. Name a new folder with --out.") from None
         return found if isinstance(found, dict) else {}
 
 
@@ -140,4 +140,4 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise DataError(f"{path}: cannot be written: {error.strerror}") from None
+        raise DataError(f"{path} cannot be written: {error.strerror}") from None

@@ -65,9 +65,9 @@ def read_document(path: Path | None) -> dict[str, Any]:
     try:
         document = tomllib.loads(decode_text(path.read_bytes(), str(path)))
     except OSError as error:
-        raise ConfigError(f"--config {path}: cannot be read: {error.strerror}") from None
+        raise ConfigError(f"--config {path} cannot be read: {error.strerror}") from None
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"--config {path}: is not TOML: {error}") from None
+        raise ConfigError(f"--config {path} is not TOML: {error}") from None
     except BundleFormatError as error:
         raise ConfigError(f"--config {error}") from None
     for name, table in document.items():
@@ -148,7 +148,7 @@ def _own_data(start: Start) -> DataTable | None:
     table = start.document.get("data", {})
     if TRAIN not in table:
         if any(key in table for key in _FILES_OF_DATA):
-            raise ConfigError("[data] train is missing: name your training rows, or leave out the other files")
+            raise ConfigError("[data] train is missing. Name your training rows, or leave out the other files.")
         return None
     document = run_document(start, has_validation=False, has_preferences=False)
     document["data"] = table
@@ -187,7 +187,7 @@ def _examples(path: Path) -> Sequence[Example]:
         lines = [orjson.loads(line) for line in path.read_bytes().splitlines()]
         return [Example("", one["query"], one["response"], tags=tuple(one["tags"])) for one in lines]
     except (OSError, orjson.JSONDecodeError, KeyError):
-        raise DataError(f"{path}: cannot be read: name a new folder with --out") from None
+        raise DataError(f"{path} cannot be read. Name a new folder with --out.") from None
 
 
 def _pool(start: Start, liked: Sequence[Example]) -> Sequence[Example]:

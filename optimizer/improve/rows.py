@@ -112,7 +112,7 @@ def _check_enough(parts: Parts) -> None:
     train, sealed = (parts.counts.get(part, 0) for part in (TRAIN, SEALED))
     if min(train, sealed) < MIN_ROWS:
         raise DataError(
-            f"too little feedback: it gives {train} training rows and {sealed} sealed rows, and each part needs "
-            f"{MIN_ROWS}. Wait for more feedback and name a new folder with --out, read more of the store (--since, "
-            "--experiment, --metric), or add rows of your own under [data] in run.toml (--config)"
+            f"there is too little feedback. It gives {train} training rows and {sealed} sealed rows, and each part "
+            f"needs {MIN_ROWS}. Wait for more feedback and name a new folder with --out, read more of the store "
+            "(--since, --experiment, --metric), or add rows of your own under [data] in run.toml (--config)."
         )

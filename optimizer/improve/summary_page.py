@@ -107,7 +107,7 @@ def _reasons(found: Improvement) -> Iterator[str]:
     yield "<h2>Why</h2>"
     wins = [(proposer, node) for proposer in found.run.proposers for node in found.run.winners(proposer)]
     if wins:
-        yield "<p>Changes that led the candidate that they were made from, in the search:</p>"
+        yield "<p>Changes after which a candidate had a higher score than its parent:</p>"
         ranked = sorted(wins, key=lambda one: -found.run.lead(one[1]))[:_MAX_WINS]
         rows = (row(text(name), isolated(one.change), f"{found.run.lead(one):+.3f}") for name, one in ranked)
         yield table("Why", (head_row("", "change", "lead"), *rows), "words")

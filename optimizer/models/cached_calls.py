@@ -164,5 +164,5 @@ def _chunks(missing: Sequence[int], size: int) -> list[tuple[int, int]]:
 
 def _unreadable_message(role: str, reads: int, kept: Json) -> str:
     replies = "1 reply" if reads == 1 else f"{reads} replies"
-    advice = f": it was cut: raise max_tokens in [models.{role}.request]" if kept.get(CUT) else ""
+    advice = f". The reply was cut. Raise max_tokens in [models.{role}.request]" if kept.get(CUT) else ""
     return f"{role}: {replies} could not be read: {kept[UNPARSABLE]}{advice}"

@@ -189,7 +189,7 @@ class Client:
                 raw = await reply.read()
         except TimeoutError:
             seconds = self._policy.reply_timeout
-            raise _Retry(NoReplyError(f"{url}: no reply within {seconds:g} s: lower the concurrency")) from None
+            raise _Retry(NoReplyError(f"{url} gave no reply within {seconds:g} s. Lower the concurrency")) from None
         except aiohttp.ClientConnectorError as error:
             raise _Retry(unreachable_error(url, error), maybe_paid=False) from None
         except aiohttp.ClientError as error:
@@ -213,7 +213,9 @@ def join_url(base_url: str, path: str) -> str:
 
 def unreachable_error(url: str, error: BaseException) -> UnreachableError:
     """Return the error for a server that cannot be reached at a URL, or that gave no complete reply."""
-    return UnreachableError(f"{url}: {type(error).__name__}: is the server running, and the address right?")
+    return UnreachableError(
+        f"{url} cannot be reached ({type(error).__name__}). Check that the server runs, and that the address is right"
+    )
 
 
 def open_session(api_key: str | None, timeout: float) -> aiohttp.ClientSession:
@@ -248,7 +250,7 @@ def _status_error(url: str, status: int, headers: Mapping[str, str], explanation
 def refusal_error(url: str, status: int, explanation: str) -> RefusedRequestError:
     """Return the error for an error status, with the beginning of the server's explanation in its message."""
     shown = explanation[:_MAX_MESSAGE_CHARACTERS] or "no explanation given"
-    return RefusedRequestError(f"{url}: status {status}: {shown}", status, explanation)
+    return RefusedRequestError(f"{url} answered with status {status}: {shown}", status, explanation)
 
 
 def _retry_after_seconds(retry_after: str | None) -> float | None:

@@ -23,7 +23,7 @@ async def first_model(base_url: str, api_key: str | None, reply_timeout: float) 
     url = join_url(base_url, "models")
     names = plain_names(await listed_models(base_url, api_key, reply_timeout))
     if not names:
-        raise UnparsableReplyError(f"{url}: it lists no model: name one with --model")
+        raise UnparsableReplyError(f"{url} lists no model. Name one with --model")
     return names[0]
 
 

@@ -140,7 +140,9 @@ class TaskModel:
             UnparsableReplyError: The server returns no log-probabilities of the prompt's tokens.
         """
         if self._kind != COMPLETION:
-            raise ConfigError("the reward likelihood needs a completion model: chat models do not score given answers")
+            raise ConfigError(
+                "the reward likelihood needs a completion model, because chat models do not score given answers"
+            )
         prompt = await self._prompt(variant, row)
         # The gap of the layout precedes the reference answer, because a model also writes the gap before its answer.
         gap = leading_gap(LAYOUTS[variant.layout]) if isinstance(variant, Candidate) else ""
@@ -245,7 +247,7 @@ def read_echo(reply: Any) -> Json:
     """
     logprobs = reply["choices"][0]["logprobs"]
     if not logprobs or not logprobs.get("text_offset"):
-        raise UnparsableReplyError("the server echoes no log-probabilities: the reward likelihood needs vLLM")
+        raise UnparsableReplyError("the server echoes no log-probabilities. The reward likelihood needs vLLM")
     offsets, values = logprobs["text_offset"], logprobs["token_logprobs"]
     if not all(isinstance(offset, int) for offset in offsets):
         raise UnparsableReplyError("an offset of the echoed prompt is not a whole number")

@@ -29,7 +29,7 @@ def pleading(summary: RunSummary) -> Iterator[str]:
         verb = "answer" if summary.pleading == 1 else "answers"
         yield "<h2>Answers that tried to influence the judge</h2>"
         yield (
-            f"<p>{summary.pleading} {verb} tried to influence the judge: they hold a verdict, or words of the "
+            f"<p>{summary.pleading} {verb} tried to influence the judge: they contain a verdict, or words of the "
             "judge&rsquo;s instructions. The judge&rsquo;s reward for them is 0, and the judge did not see them.</p>"
         )
 
@@ -38,7 +38,7 @@ def left_out(summary: RunSummary) -> Iterator[str]:
     """Yield the sections about rows that were left out, refused requests, and dropped candidates by reason."""
     if summary.left_out:
         yield "<h2>Rows that were left out</h2>"
-        yield '<p class="soft">They could not be answered or scored, and count for no candidate.</p>'
+        yield '<p class="soft">These rows could not be answered or scored. They count for no candidate.</p>'
         rows = [row(part, text(name), text(why)) for (part, name), why in summary.left_out.items()]
         yield table("Rows that were left out", (head_row("part", "row", "reason"), *rows), "reasons")
     if summary.refused:
@@ -49,6 +49,9 @@ def left_out(summary: RunSummary) -> Iterator[str]:
         )
     if summary.dropped:
         yield "<h2>Candidates that were dropped</h2>"
-        yield '<p class="soft">They change nothing, should not be learned, or no bundle or server can use them.</p>'
+        yield (
+            '<p class="soft">They change nothing, copy a row or try to influence the judge, or cannot be written or '
+            "served.</p>"
+        )
         rows = [row(text(what), str(count), text(why)) for (what, why), count in summary.dropped.items()]
         yield table("Candidates that were dropped", (head_row("part", "number", "reason"), *rows), "reasons")

@@ -70,9 +70,11 @@ def _headline(summary: RunSummary) -> Iterator[str]:
         good = " good" if summary.sealed is not None and summary.sealed["improved"] else ""
         yield f'<p class="verdict{good}">{text(sealed_sentence(summary.sealed, is_found=is_found))}</p>'
     else:
-        yield '<p class="verdict">Not finished: the bundle is still to come.</p>'
+        yield '<p class="verdict">The run is not finished, so there is no bundle yet.</p>'
     if summary.spent_out:
-        yield f"<p>The budget of {text(summary.spent_out)} ended the search; what was best by then was evaluated.</p>"
+        yield (
+            f"<p>The budget of {text(summary.spent_out)} ended the search. The best candidate so far was evaluated.</p>"
+        )
 
 
 def _sealed_table(summary: RunSummary) -> Iterator[str]:
@@ -143,7 +145,10 @@ def _proposer_table(summary: RunSummary) -> Iterator[str]:
     if not summary.proposers:
         return
     yield "<h2>Proposers</h2>"
-    yield '<p class="soft">A proposer wins if its candidate leads the parent by more than the setting indifference.</p>'
+    yield (
+        '<p class="soft">A proposer wins if the score of its candidate is higher than that of the parent, by more than '
+        "[search] indifference.</p>"
+    )
     rows = [head_row("", "tried", "won", "what won, with its lead over its parent")]
     for name, (tried, won) in summary.proposers.items():
         rows.append(row(text(name), str(tried), str(won), "<br>".join(_wins(summary, name))))
@@ -160,7 +165,7 @@ def _prompt_tree(summary: RunSummary) -> Iterator[str]:
     if not summary.nodes:
         return
     yield "<h2>Candidates</h2>"
-    yield '<p class="soft">Each under the one that it was made from; open one for what was changed and judged.</p>'
+    yield '<p class="soft">Each candidate is below its parent. Open one to see its changes and its judged answers.</p>'
     yield '<div class="tree">'
     for node in summary.children(None):
         yield from _tree_branch(summary, node)
@@ -201,13 +206,13 @@ def _rest(query: str, length: int) -> str:
 def _tuning_table(summary: RunSummary) -> Iterator[str]:
     if not summary.trials:
         return
-    yield "<h2>How it is shown and decoded</h2>"
+    yield "<h2>Tuned settings</h2>"
     rows = [head_row("setting", "mean score", "queries", "")]
     for event in summary.trials:
         mean = interval_cell([event["mean"], event["low"], event["high"]])
         kept = '<span class="mark">kept</span>' if event["kept"] else ""
         rows.append(row(f"{text(event['knob'])} = {text(event['value'])}", mean, str(event["rows"]), kept))
-    yield table("How it is shown and decoded", rows)
+    yield table("Tuned settings", rows)
 
 
 def _detail_charts(summary: RunSummary) -> Iterator[str]:
@@ -215,7 +220,7 @@ def _detail_charts(summary: RunSummary) -> Iterator[str]:
     if not details:
         return
     yield "<h2>Criterion by criterion</h2>"
-    yield '<p class="soft">On the sealed queries; the bundle in colour, then baseline, raw-matched and raw.</p>'
+    yield '<p class="soft">Means on the sealed queries: the bundle in colour, then baseline, raw-matched and raw.</p>'
     for name, by_variant in sorted(details.items()):
         yield f"<h3>{text(name)}</h3>"
         yield draw_bars(name, [(variant, by_variant[variant]) for variant in _VARIANTS if variant in by_variant])

@@ -17,5 +17,5 @@ def sealed_sentence(sealed: Event | None, *, is_found: bool, baseline: str = "th
     lead = f"{mean:+.3f} [{low:+.3f}, {high:+.3f}] on {sealed['rows']} sealed rows, which the search did not see"
     if sealed["improved"]:
         return f"The new bundle is better than {baseline} by {lead}."
-    kept = 'It was written because of write = "found".' if is_found else f"The bundle is that of {baseline}."
-    return f"What the search found is not better than {baseline}, beyond chance: {lead}. {kept}"
+    kept = 'It was written because of write = "found".' if is_found else f"The run wrote {baseline} as its bundle."
+    return f"The search found nothing that is better than {baseline} by more than chance explains: {lead}. {kept}"

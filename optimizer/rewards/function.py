@@ -54,7 +54,7 @@ class Function(Reward):
         if number is None or not -_MAX_EXCESS <= number <= 1 + _MAX_EXCESS:
             returned = type(value).__name__ if number is None else f"{number:g}"
             raise RewardError(
-                f"[reward] {self._name} returned {returned} for {row.name}: it must return a number from 0 to 1"
+                f"[reward] {self._name} returned {returned} for {row.name}. It must return a number from 0 to 1"
             )
         return min(1.0, max(0.0, number))
 
@@ -64,15 +64,15 @@ def _import_function(name: str) -> Callable[..., Any]:
     try:
         function: object = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"[reward] {name}: cannot be imported: {error}") from None
+        raise ConfigError(f"[reward] {name} cannot be imported: {error}") from None
     except (Exception, SystemExit) as error:  # the user's module can raise any exception
-        raise ConfigError(f"[reward] {name}: cannot be imported: {_error_location(error, None)}") from error
+        raise ConfigError(f"[reward] {name} cannot be imported: {_error_location(error, None)}") from error
     if not callable(function):
-        raise ConfigError(f"[reward] {name}: is not a function, but {type(function).__name__}")
+        raise ConfigError(f"[reward] {name} is not a function, but {type(function).__name__}")
     try:
         inspect.signature(function).bind(**dict.fromkeys(_ARGUMENTS))
     except TypeError as error:
-        raise ConfigError(f"[reward] {name}: must take the arguments {', '.join(_ARGUMENTS)}: {error}") from None
+        raise ConfigError(f"[reward] {name} must take the arguments {', '.join(_ARGUMENTS)} ({error})") from None
     except ValueError:
         pass  # a function in C may have no signature that Python can read
     return function

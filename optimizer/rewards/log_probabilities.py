@@ -78,7 +78,7 @@ def letter_weights(reply: Any, letters: Collection[str]) -> Mapping[str, float]:
     """
     tokens = log_probability_tokens(reply, answer_text(reply["choices"][0]))
     if not any(token.alternatives for token in tokens):
-        raise UnparsableReplyError('the server returns no log-probabilities: set reply_format = "text"')
+        raise UnparsableReplyError('the server returns no log-probabilities. Set reply_format = "text"')
     first = next((token for token in tokens if _bare(token.text)), None)
     if first is None or _bare(first.text) not in letters:
         raise UnparsableReplyError(f"the reply is not one of {', '.join(letters)}")

@@ -94,14 +94,16 @@ def check_rewards(config: RunConfig) -> None:
     for name in sorted(config.reward.all_names):
         kind = reward_kind(name)
         for role in sorted(kind.roles - set(config.models)):
-            raise ConfigError(f"[reward] {name} needs a model: add [models.{role}]")
+            raise ConfigError(f"[reward] {name} needs a model. Add [models.{role}].")
         if kind.needs_completion and config.models[TASK].kind != COMPLETION:
-            raise ConfigError(f"[reward] {name} needs a task model of kind completion: chat models score no texts")
+            raise ConfigError(
+                f"[reward] {name} needs a task model of kind completion, because chat models score no texts."
+            )
         if kind.needs_preferences and config.data.preferences is None:
-            raise ConfigError(f"[reward] {name} needs preferences: name a file with [data] preferences")
+            raise ConfigError(f"[reward] {name} needs preferences. Name a file with [data] preferences.")
     for weights in (config.reward.weights, config.reward.screen):
         if weights and all(reward_kind(name).needs_preferences for name in weights):
-            raise ConfigError("[reward] taste knows only the form of answers: name another reward beside it")
+            raise ConfigError("[reward] taste knows only the form of answers. Name another reward beside it.")
     _check_rows(config.reward)
 
 
@@ -109,7 +111,7 @@ def _check_rows(table: RewardTable) -> None:
     """Check that [reward] rows names rewards and kinds that exist, and leaves each row at least one reward."""
     if unknown := sorted(set(table.rows) - table.all_names):
         raise ConfigError(
-            f"[reward] rows: {unknown[0]} is no reward of this run. It may name {_listed(table.all_names)}"
+            f"[reward] rows names {unknown[0]}, which is no reward of this run. It may name {_listed(table.all_names)}."
         )
     for name, kinds in table.rows.items():
         if not kinds or not set(kinds) <= set(KINDS):
@@ -154,5 +156,8 @@ def reward_kind(name: str) -> RewardKind:
     if ":" in name:
         return RewardKind(lambda _: Function(name))
     if name not in REWARD_KINDS:
-        raise ConfigError(f"[reward] weights are of {', '.join(REWARD_KINDS)} or MODULE:FUNCTION")
+        raise ConfigError(
+            f'[reward] "{name}" is no reward. A name in weights must be one of {", ".join(REWARD_KINDS)} or '
+            "MODULE:FUNCTION."
+        )
     return REWARD_KINDS[name]

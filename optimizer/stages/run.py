@@ -161,8 +161,10 @@ def _check_before_the_search(context: RunContext, baseline: Candidate, first: Ca
     limit, kept = context.budget.limits.calls, _sealed_calls(context)
     if limit is not None and limit <= kept:
         raise ConfigError(
-            f"[budget] calls = {limit} leaves no call to the search: the evaluation on {len(context.data.sealed)} "
-            f"sealed rows can need {kept} calls. Allow more calls, or set [data] raw to fewer rows"
+            f"[budget] calls = {limit} leaves no call for the search, because the evaluation on "
+            f"{len(context.data.sealed)} sealed rows can need {kept} calls. Allow more calls, or set [data] raw to "
+            "fewer "
+            "rows."
         )
     for candidate in (baseline, first):
         context.gate.check(candidate, "[bundle]")

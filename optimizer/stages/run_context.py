@@ -264,7 +264,7 @@ def _api_key(table: ModelTable) -> str | None:
     if table.api_key_env is None:
         return None
     if table.api_key_env not in os.environ:
-        raise ConfigError(f"the environment variable {table.api_key_env}, named by api_key_env, is not set")
+        raise ConfigError(f"api_key_env names {table.api_key_env}, which is not set. Set it to the API key.")
     return os.environ[table.api_key_env]
 
 

@@ -160,7 +160,7 @@ def compare_all(
         for name, answers in scored.items()
     }
     if not usable[BUNDLE]:
-        raise UnusableRowsError("no sealed row can be answered and scored: run drpo-optimizer doctor, and resume")
+        raise UnusableRowsError("no sealed row can be answered and scored. Run drpo-optimizer doctor, and resume")
     summaries = {
         name: _summarize([rows[index] for index in one], list(one.values())) for name, one in usable.items() if one
     }

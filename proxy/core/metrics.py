@@ -125,7 +125,7 @@ def create_metrics() -> Metrics:
         ),
         retries=_counter("drpo_backend_retries", "Requests sent to a backend again.", registry, ("reason",)),
         backend_up=Labelled(
-            _least("drpo_backend_up", "1 if the backend answers every worker, else 0.", registry, ("backend",))
+            _least("drpo_backend_up", "1 if the backend answers every worker; 0 if not.", registry, ("backend",))
         ),
         ejections=_counter("drpo_backend_ejections", "Times that a backend was ejected.", registry, ("backend",)),
         set_placements=_counter(
@@ -137,7 +137,7 @@ def create_metrics() -> Metrics:
         exposures=_counter("drpo_exposures", "Exposures, by whether they were stored.", registry, ("result",)),
         feedback=_counter("drpo_feedback", "Feedback by result (see docs/api.md).", registry, ("result",)),
         judgements=_counter("drpo_judgements", "Answers offered to the shadow judge.", registry, ("result",)),
-        store_up=_least("drpo_store_up", "1 if every worker can store exposures and feedback, else 0.", registry),
+        store_up=_least("drpo_store_up", "1 if every worker can store exposures and feedback; 0 if not.", registry),
     )
 
 

@@ -99,7 +99,7 @@ class ReadCounts:
 def check_store(session: ReadSession) -> None:
     """Raise DataError if the place holds no store, or a store of another format."""
     if any(not session.columns(table) for table in ("about", *_TABLES)):
-        raise DataError("--store: this place holds no store of drpo-proxy: its tables are missing")
+        raise DataError("--store: this place contains no store of drpo-proxy. Give the value of --store of drpo-proxy.")
     found = next(iter(session.rows("SELECT value FROM about WHERE name = 'format'")), (b"",))
     if not isinstance(found[0], bytes | memoryview) or bytes(found[0]) != FORMAT:
         raise DataError("--store: the store has a format that this version does not read")

@@ -66,7 +66,7 @@ class _SqliteSession:
 @contextmanager
 def _sqlite(path: Path, name: str) -> Iterator[ReadSession]:
     if not path.is_file():
-        raise DataError(f"--store: {name}: there is no such file. Give the value of --store of drpo-proxy")
+        raise DataError(f"--store: {name}: this file does not exist. Give the value of --store of drpo-proxy.")
     try:
         # With mode=ro, SQLite would leave the files PATH-wal and PATH-shm behind.
         address = f"file:{quote(str(path.resolve()))}?mode=rw"

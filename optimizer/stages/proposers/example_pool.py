@@ -73,7 +73,7 @@ def read_pool(pool: str, queries: Collection[str] = ()) -> tuple[Example, ...]:
     try:
         examples = parse_input_examples(file.read_bytes(), str(file))
     except OSError as error:
-        raise ConfigError(f"[examples] pool: {file}: cannot be read: {error.strerror}") from None
+        raise ConfigError(f"[examples] pool: {file} cannot be read: {error.strerror}") from None
     return tuple(one for one in examples if normalized(one.query) not in rows)
 
 

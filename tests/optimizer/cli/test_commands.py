@@ -145,7 +145,7 @@ def test_diff_prints_prompt_examples_and_settings(tmp_path: Path, capsys: pytest
     write_bundle(tmp_path / "one", DRAFT, embedder)
     write_bundle(tmp_path / "two", other, embedder)
     assert main(["diff", str(tmp_path / "one"), str(tmp_path / "one")]) == 0
-    assert "Both say the same" in capsys.readouterr().out
+    assert "The bundles differ in nothing" in capsys.readouterr().out
     assert main(["diff", str(tmp_path / "one"), str(tmp_path / "two")]) == 0
     output = capsys.readouterr().out.splitlines()
     for line in ("  - Be brief.", "  + Be kind.", "  - b: How are you?", "  + c: Who are you?", "  k: 1 -> 2"):
@@ -167,7 +167,7 @@ def test_diff_prints_prompts_of_sets(tmp_path: Path, capsys: pytest.CaptureFixtu
             "one",
             [f"prompt of drinks, {instead}", "  + Pour.", f"prompt of greetings, {instead}", "  - Be kind."],
         ),
-        ("none", "none", ["Both say the same"]),
+        ("none", "none", ["The bundles differ in nothing"]),
     ):
         assert main(["diff", str(tmp_path / one), str(tmp_path / other)]) == 0
         output = capsys.readouterr().out.splitlines()

@@ -108,7 +108,7 @@ async def test_doctor_names_the_proposers_and_reads_the_pool(tmp_path: Path) -> 
         ]
     assert (found[0].ok, found[0].message) == (True, "proposers: edits, examples (1 in the pool, 1 of them new)")
     assert not found[0].advice
-    assert (found[1].ok, "none.jsonl: cannot be read" in found[1].message) == (False, True)
+    assert (found[1].ok, "none.jsonl cannot be read" in found[1].message) == (False, True)
 
 
 async def test_doctor_counts_only_the_examples_that_the_starting_bundle_lacks(tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ async def test_model_that_is_not_listed_is_named_with_those_that_are(tmp_path: P
         path = write_run(tmp_path / "run", url, models__judge={"base_url": url, "model": "juge@q4", "kind": "chat"})
         found = next(one for one in await examine(path) if one.subject == "models.judge")
     assert found.ok is False
-    assert "does not list juge@q4: it lists task, optimizer, judge" in found.message
+    assert "does not list juge@q4. It lists task, optimizer, judge" in found.message
     assert "[models.judge]" in found.advice
 
 

@@ -57,7 +57,7 @@ async def test_ship_writes_the_bundle_with_its_provenance(tmp_path: Path, capsys
     assert provenance.run["calls"]["judge"]["calls"] > 0
     train, *_ = provenance.run["data"]
     assert (train["part"], train["file"], train["rows"], len(train["sha256"])) == ("train", "train.jsonl", 8, 64)
-    assert "Figures of: validation." in capsys.readouterr().out
+    assert "It has figures of these splits: validation." in capsys.readouterr().out
 
 
 async def test_summary_of_the_journal_says_what_happened_without_the_rows(tmp_path: Path) -> None:
@@ -110,9 +110,9 @@ async def test_ship_refuses_a_run_that_has_written_no_bundle(
     events = (run / "events.jsonl").read_bytes().splitlines(keepends=True)
     (run / "events.jsonl").write_bytes(b"".join(line for line in events if b'"note":"bundle"' not in line))
     assert await ship(run, "--out", tmp_path / "scripted") == 1
-    assert f"has written no bundle yet: end it with  drpo-optimizer resume '{run}'" in capsys.readouterr().err
+    assert f"has written no bundle yet. End the run with `drpo-optimizer resume '{run}'`." in capsys.readouterr().err
     assert await ship(tmp_path, "--out", tmp_path / "scripted") == 1
-    assert "holds no run" in capsys.readouterr().err
+    assert "contains no run" in capsys.readouterr().err
 
 
 async def test_a_missing_data_file_has_no_hash(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -121,4 +121,4 @@ async def test_a_missing_data_file_has_no_hash(tmp_path: Path, capsys: pytest.Ca
     assert await ship(run, "--out", tmp_path / "scripted") == 0
     output = capsys.readouterr().out
     assert "sealed.jsonl (sealed) is not where the run read it" in output
-    assert "without figures, it is nobody's default" in output
+    assert "so drpo never chooses it as a default" in output

@@ -60,12 +60,12 @@ def test_request_form_of_a_model_is_read() -> None:
         ("judge", {"max_tokens_field": "max_new_tokens"}, "max_completion_tokens"),
         ("judge", {"max_token": 5}, "max_tokens"),
         ("judge", {"omit": "temperature"}, "must be a list"),
-        ("judge", {"omit": ["messages"]}, "cannot be changed"),
-        ("judge", {"extra": {"stream": True}}, "cannot be changed"),
+        ("judge", {"omit": ["messages"]}, "must not contain"),
+        ("judge", {"extra": {"stream": True}}, "must not contain"),
         ("judge", {"extra": {"n": 1}}, "max_choices"),
         ("judge", {"reply_format": "yaml"}, "json_schema"),
         ("judge", {"system_role": "root"}, "developer"),
-        ("judge", {"max_choices": -1}, "negative"),
+        ("judge", {"max_choices": -1}, "max_choices must not be negative"),
         ("optimizer", {"reply_format": "text"}, "judge"),
         ("task", {"max_tokens": 5}, "sampling"),
         ("task", {"temperature": "omit"}, "temperature is unknown"),
@@ -106,12 +106,15 @@ def changed(document: Any, change: Any) -> Any:
 
 
 @pytest.mark.parametrize("change", NUMBERS, ids=str)
-def test_number_that_makes_no_sense_is_refused_with_its_table(change: dict[str, Any]) -> None:
+def test_number_that_makes_no_sense_is_refused_with_its_table_and_key(change: dict[str, Any]) -> None:
     whole = changed(config_with("judge", {}), change)
     assert parse_config(config_with("judge", {}), Path())
     with pytest.raises(ConfigError) as caught:
         parse_config(whole, Path())
-    assert next(iter(change)) in str(caught.value) or "whole number" in str(caught.value)
+    rest: Any = change
+    while isinstance(rest, dict):
+        name, rest = next(iter(rest.items()))
+        assert name in str(caught.value)
 
 
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])

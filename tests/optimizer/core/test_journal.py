@@ -48,7 +48,7 @@ async def test_note_is_written_once_over_all_resumes(tmp_path: Path) -> None:
 
 
 def test_second_process_is_refused(tmp_path: Path) -> None:
-    with Journal(tmp_path), pytest.raises(JournalError, match="another drpo-optimizer is at work"):
+    with Journal(tmp_path), pytest.raises(JournalError, match="another drpo-optimizer works on this run"):
         Journal(tmp_path)
     with Journal(tmp_path):
         pass

@@ -99,7 +99,7 @@ def test_each_key_of_the_preset_can_be_set_back(change: dict[str, Any], found: A
         ({"search": {"recipe": "drpo", "writer": {"instructions": "x"}}}, "must be one of short, published"),
         (
             {"search": {"recipe": "drpo"}, "reward": {"judge": {"criteria": ["claritty"]}}},
-            "criteria: each must be one of",
+            "criteria must contain only names of this list",
         ),
         ({"search": {"recipe": "drpo"}, "reward": {"judge": {"criteria": ["clarity"]}}}, "at least 2"),
         ({"search": {"recipe": "drpo"}, "reward": {"unreadable": "skip"}}, "must be one of leave_out, zero"),
@@ -115,7 +115,7 @@ def test_each_key_of_the_preset_can_be_set_back(change: dict[str, Any], found: A
                 "reward": {"weights": {"rules": 1}},
                 "data": {"train": "t.jsonl", "sealed": "s.jsonl", "seeds": "e.jsonl"},
             },
-            "queries of .examples. is 0",
+            ".examples. queries is 0",
         ),
     ],
 )

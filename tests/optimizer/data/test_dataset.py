@@ -84,7 +84,7 @@ def test_empty_or_missing_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot be read"):
         read_rows(path)
     path.write_bytes(b"\n")
-    with pytest.raises(DataError, match="there is no row"):
+    with pytest.raises(DataError, match="contains no row"):
         read_rows(path)
 
 
@@ -202,7 +202,7 @@ def test_one_file_may_hold_all_parts(tmp_path: Path) -> None:
 SEED_FAULTS = [
     ([{"query": "a"}], "a seed needs a reference"),
     ([{"query": "a", "reference": " "}], "a seed needs a reference"),
-    ([], "there is no row"),
+    ([], "contains no row"),
     ([{"query": "sealed 1", "reference": "x"}], "in sealed and in seeds"),
     ([{"query": "Validation, 1!", "reference": "x"}], "in validation and in seeds"),
     ([{"query": "a", "reference": "x", "split": "train"}], "does not name this file"),

@@ -135,7 +135,7 @@ def test_row_that_one_variant_cannot_answer_is_left_out_for_all(
     output = capsys.readouterr()
     assert "answers safe" in output.out
     assert "refuses unsafe" not in output.out
-    assert "Left out, because a variant cannot answer them: data.jsonl, line 2" in output.err
+    assert "Rows that were left out, because a variant cannot answer them: data.jsonl, line 2" in output.err
 
 
 def test_missing_data_file_is_one_error_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -90,14 +90,14 @@ def test_store_without_texts_says_which_flag_logs_them(tmp_path: Path, capsys: p
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ([], "give --store"),
-        (["--store", "sqlite:none"], "no such file"),
+        ([], "Give --store"),
+        (["--store", "sqlite:none"], "this file does not exist"),
         (["--store", "STORE", "--experiment", "none"], "no request of the experiment none"),
         (["--store", "STORE", "--since", "2030-01-01"], "since the given date"),
         (["--store", "STORE", "--experiment", "x' OR 1=1 --"], "no request of the experiment x' OR 1=1 --"),
         (["--store", "STORE", "--experiment", "\udcff"], "in UTF-8"),
         (["--store", "STORE", "--at-least", "0"], "--at-most must be below"),
-        (["--store", "STORE", "export.jsonl"], "not both"),
+        (["--store", "STORE", "export.jsonl"], "Give one of them"),
     ],
 )
 def test_wrong_flags_are_errors_that_say_what_to_do(
@@ -128,7 +128,7 @@ def test_folder_of_another_harvest_is_not_continued(tmp_path: Path, capsys: pyte
     store, out = small_store(tmp_path), str(tmp_path / "out")
     assert main(["harvest", "--store", store, "--out", out, "--yes"]) == 0
     assert main(["harvest", "--store", store, "--out", out, "--words", "9", "--yes"]) == 1
-    assert "holds another harvest" in capsys.readouterr().err
+    assert "contains another harvest" in capsys.readouterr().err
 
 
 def plant(number: int, text: str, recording: Recording) -> None:
@@ -194,7 +194,7 @@ def test_review_accepts_edits_rejects_quits_and_continues(
     ("script", "message"),
     [
         ("exit 3", "the editor"),
-        ('echo gone > "$1"', "keep it between"),
+        ('echo gone > "$1"', "Keep it between"),
         ("sed -i 's/^Some.*/# Query:/' \"$1\"", "cannot be used"),
     ],
 )
@@ -276,7 +276,7 @@ def test_second_command_on_the_same_folder_is_refused_at_once(
     command = ["harvest", "--store", small_store(tmp_path), "--out", str(out), "--yes"]
     with only_user_of(out):
         assert main(command) != 0
-        assert "another harvest is at work" in capsys.readouterr().err
+        assert "another harvest works on this folder" in capsys.readouterr().err
         assert not list(out.iterdir())
     assert main(command) == 0
 
@@ -301,7 +301,7 @@ def test_damaged_decision_is_an_error_that_says_what_to_do(tmp_path: Path, capsy
     with (tmp_path / "out" / "review.jsonl").open("ab") as file:
         file.write(b"broken\n")
     assert main(command) != 0
-    assert "remove the damaged line" in capsys.readouterr().err
+    assert "Remove the damaged line" in capsys.readouterr().err
 
 
 def test_interrupt_while_reading_leaves_nothing_and_the_same_command_begins_again(
@@ -362,7 +362,7 @@ def test_export_of_conversations_is_harvested_too(tmp_path: Path, capsys: pytest
     assert "Read 5 requests, 4 with texts" in capsys.readouterr().out
     export.write_text('{"messages": []}')
     assert main(["harvest", str(export), "--out", str(tmp_path / "no"), "--yes"]) == 1
-    assert "line 1: needs one of outcome" in capsys.readouterr().err
+    assert "line 1: a conversation needs one of outcome" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("outcome", ["1" + "0" * 400, '"1"', "null", "[1]", "1e300"])
@@ -371,7 +371,7 @@ def test_outcome_that_is_no_sensible_number_is_an_error_with_its_line(
 ) -> None:
     (tmp_path / "export.jsonl").write_text(f'{{"messages": [], "outcome": {outcome}}}')
     assert main(["harvest", str(tmp_path / "export.jsonl"), "--out", str(tmp_path / "out"), "--yes"]) == 1
-    assert "line 1: needs one of outcome" in capsys.readouterr().err
+    assert "line 1: a conversation needs one of outcome" in capsys.readouterr().err
 
 
 def test_help_explains_the_command(capsys: pytest.CaptureFixture[str]) -> None:

@@ -79,7 +79,9 @@ async def test_without_a_better_bundle_there_is_nothing_to_test(
     assert not (out / "experiment.toml").exists()
     assert not (out / "bundle").exists()
     assert "Keep the current bundle" in (out / "summary.html").read_text(encoding="utf-8")
-    assert "What the search found is not better than the current bundle, beyond chance" in capsys.readouterr().out
+    assert (
+        "The search found nothing that is better than the current bundle by more than chance" in capsys.readouterr().out
+    )
 
 
 async def test_own_rows_keep_their_part_and_take_precedence_over_feedback(tmp_path: Path) -> None:
@@ -193,8 +195,8 @@ async def test_command_killed_in_the_harvest_and_in_the_run_continues_and_counts
         ({"logs_content": False}, {}, "--store-content"),
         ({"disliked": 3}, {}, "too little feedback"),
         ({}, {"--bundle": "nowhere"}, "no directory nowhere"),
-        ({}, {"--store": "sqlite:none"}, "no such file"),
-        ({}, {"--base-url": None}, "name the model server"),
+        ({}, {"--store": "sqlite:none"}, "this file does not exist"),
+        ({}, {"--base-url": None}, "no model server is named"),
         ({}, {"--config": "none.toml"}, "cannot be read"),
         ({}, {"--at-least": "0"}, "--at-most must be below"),
     ],

@@ -112,7 +112,7 @@ async def test_cut_reply_that_repeats_itself_gets_no_more_tokens(text: str, fiel
 
 async def test_reply_that_stays_cut_names_the_key_to_raise(tmp_path: Path) -> None:
     async with calls(unreadable("length"), tmp_path) as (made, _):
-        with pytest.raises(UnparsableReplyError, match=r"raise max_tokens in \[models.judge.request\]"):
+        with pytest.raises(UnparsableReplyError, match=r"Raise max_tokens in \[models.judge.request\]"):
             await made.ask(request_at(0.0, REMINDER), read_text)
         assert not made.form("judge").differences
 

@@ -112,7 +112,7 @@ async def test_value_that_is_no_real_number_is_an_error_that_names_function_row_
     with pytest.raises(RewardError) as caught:
         await scored(folder, value)
     message = str(caught.value)
-    assert message.startswith(f"[reward] {MODULE}:score returned {named} for rows.jsonl, line 7: ")
+    assert message.startswith(f"[reward] {MODULE}:score returned {named} for rows.jsonl, line 7. ")
     assert "secret" not in message
 
 

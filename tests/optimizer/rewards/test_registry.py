@@ -86,15 +86,15 @@ def test_taste_without_preferences_or_another_reward_is_refused(tmp_path: Path) 
     config = config_with(tmp_path, taste=0.5, rules=0.5)
     with pytest.raises(ConfigError, match="taste needs preferences"):
         check_rewards(replace(config, data=replace(config.data, preferences=None)))
-    with pytest.raises(ConfigError, match="name another reward beside it"):
+    with pytest.raises(ConfigError, match="Name another reward beside it"):
         check_rewards(config_with(tmp_path, taste=1.0))
-    with pytest.raises(ConfigError, match="name another reward beside it"):
+    with pytest.raises(ConfigError, match="Name another reward beside it"):
         check_rewards(replace(config, reward=replace(config.reward, screen={"taste": 1.0})))
 
 
 def test_judge_without_a_model_is_refused(tmp_path: Path) -> None:
     config = config_with(tmp_path, judge=1.0)
-    with pytest.raises(ConfigError, match=r"\[reward\] judge needs a model: add \[models.judge\]"):
+    with pytest.raises(ConfigError, match=r"\[reward\] judge needs a model. Add \[models.judge\]"):
         check_rewards(replace(config, models={"task": config.models["task"]}))
 
 

@@ -45,7 +45,7 @@ async def test_reward_scores_only_rows_of_its_kinds(kind: str, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ({"judge": ["general"]}, "rows: judge is no reward of this run. It may name reference, rules"),
+        ({"judge": ["general"]}, "rows names judge, which is no reward of this run. It may name reference, rules"),
         ({"reference": ["harmful"]}, "rows: reference needs a list of kinds of rows: comply, general, refuse"),
         ({"reference": []}, "rows: reference needs a list of kinds of rows"),
         ({"reference": ["general"], "rules": ["comply"]}, "no reward of weights scores the rows of the kind refuse"),

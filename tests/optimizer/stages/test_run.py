@@ -97,7 +97,7 @@ async def test_search_leaves_budget_for_the_sealed_evaluation(tmp_path: Path) ->
 
 async def test_too_few_calls_for_the_sealed_evaluation_are_refused_before_a_call_is_made(tmp_path: Path) -> None:
     async with open_scripted_models() as (models, url):
-        with pytest.raises(ConfigError, match="calls = 50 leaves no call to the search"):
+        with pytest.raises(ConfigError, match="calls = 50 leaves no call for the search"):
             await run_config(write_run(tmp_path, url, budget={"calls": 50}), tmp_path / "out")
     assert not models.paid
 
@@ -165,16 +165,16 @@ def test_mistake_in_run_toml_is_one_error_line_that_names_the_key(
     write_run(tmp_path, "http://127.0.0.1:9/v1")
     good = (tmp_path / "run.toml").read_text()
     for old, new, complaint in (
-        ("[search]", "[serach]", "run.toml: serach is unknown; the nearest known name is search"),
-        ("depth = 3", "depht = 3", "[search]: depht is unknown; the nearest known name is depth"),
+        ("[search]", "[serach]", "run.toml: serach is unknown. The nearest known name is search"),
+        ("depth = 3", "depht = 3", "[search] depht is unknown. The nearest known name is depth"),
         ("depth = 3", 'depth = "3"', "[search] depth must be a whole number, not '3'"),
         ("[models.task]", "[models.tsak]", "[models.task] is missing"),
         (
             '"judge" = 1.0',
             '"juge" = 1.0',
-            "[reward] weights are of rules, reference, likelihood, taste, judge or",
+            "is no reward. A name in weights must be one of rules, reference, likelihood, taste, judge or",
         ),
-        ('train = "train.jsonl"', 'train = "none.jsonl"', "none.jsonl: cannot be read"),
+        ('train = "train.jsonl"', 'train = "none.jsonl"', "none.jsonl cannot be read"),
         ('sealed = "sealed.jsonl"', 'sealed = "train.jsonl"', "40 queries are in sealed and in train"),
     ):
         assert old in good

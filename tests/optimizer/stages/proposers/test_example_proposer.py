@@ -162,7 +162,7 @@ async def test_own_questions_that_the_embedder_cannot_read_are_dropped_and_count
 
 
 def test_pool_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"\[examples\] pool: .*none.jsonl: cannot be read"):
+    with pytest.raises(ConfigError, match=r"\[examples\] pool: .*none.jsonl cannot be read"):
         read_pool(str(tmp_path / "none.jsonl"))
     (tmp_path / "bad.jsonl").write_text("{}")
     with pytest.raises(BundleError, match=r"bad.jsonl, line 1"):
