@@ -39,7 +39,7 @@ async def test_json_goes_to_standard_output_and_answers_to_a_file(tmp_path: Path
     result = json.loads(output)
     assert result["verdicts"][0]["verdict"] == "little headroom"
     assert (result["questions"], result["compared"], result["interrupted"]) == (40, 40, False)
-    assert "The first 24 answers took" in messages
+    assert "The first 12 answers took" in messages
     lines = [json.loads(line) for line in answers.read_text(encoding="utf-8").splitlines()]
     assert len(lines) == 120
     first = {"arm": "raw", "question": "general-01", "kind": "general", "text": models.ANSWER, "finish_reason": "stop"}
@@ -63,9 +63,9 @@ async def test_control_c_prints_the_table_so_far() -> None:
         await models.perfect(reply, request)
 
     count: list[int] = []
-    status, output, messages = await run(slow_at_the_end, interrupt_at=b"The first 24 answers took")
+    status, output, messages = await run(slow_at_the_end, interrupt_at=b"The first 12 answers took")
     assert status == 130, messages
-    assert "Interrupted: 8 of 120 questions were asked in all arms." in output
+    assert "Interrupted: 4 of 120 questions were asked in all arms." in output
     assert "ends by itself" in output
     assert "Cannot tell: " in output
 
@@ -78,7 +78,7 @@ async def test_a_wrong_key_stops_after_the_first_questions() -> None:
     count: list[int] = []
     status, output, _ = await run(script)
     assert status == 1
-    assert len(count) == 24
+    assert len(count) == 12
     assert "no question was answered any more: 401: invalid api key" in output
 
 
