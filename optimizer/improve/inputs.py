@@ -34,6 +34,9 @@ from optimizer.stages.run import RUN_FILE
 DEFAULT_CALLS: Final = 5_000
 """The budget of calls if run.toml sets none."""
 _DEFAULT_WEIGHTS: Final = {"rules": 0.25, "reference": 0.25, "taste": 0.5}
+_ALPHA: Final = 0.05
+"""The setting `alpha` of [search] if run.toml sets none. Feedback gives a few dozen rows, and only some of them show
+the taste. With the usual value, a race often ends before these rows tell the candidates apart."""
 POOL: Final = "pool.jsonl"
 _FILES_OF_DATA: Final = (*SPLITS, "preferences")
 
@@ -132,6 +135,7 @@ def run_document(start: Start, *, has_validation: bool, has_preferences: bool, s
         "data": files | kept,
         "reward": document.get("reward", {"weights": _weights(start, has_preferences=has_preferences)}),
         "budget": document.get("budget", {"calls": DEFAULT_CALLS}),
+        "search": {"alpha": _ALPHA, **document.get("search", {})},
         "examples": {**document.get("examples", {}), "pool": POOL},
         "bundle": {**bundle, **document.get("bundle", {}), "start": start.bundle},
     }

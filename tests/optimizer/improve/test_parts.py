@@ -4,10 +4,12 @@ import math
 import statistics
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from index.bundle.bundle import default_bundle_directory, read_bundle
 from index.types import Example
 from optimizer.core.errors import DataError
 from optimizer.data.dataset import Row
@@ -15,6 +17,7 @@ from optimizer.data.preferences import RATED, AnswerRatings, PreferencePair, Pre
 from optimizer.harvest.store.reader import StoreQuery
 from optimizer.harvest.store.session import read_session, store_address
 from optimizer.improve.experiment_file import ExperimentPlan, experiment_name, experiment_text
+from optimizer.improve.inputs import Start, run_document
 from optimizer.improve.planned_size import MetricFeedback, planned_units, planned_variance, read_metric
 from optimizer.improve.rows import divide, part_of
 from optimizer.improve.toml_text import toml_text
@@ -25,6 +28,14 @@ from tests.optimizer.harvest.recorded import Recording
 from tests.optimizer.harvest.test_store import place_of
 
 QUESTIONS = [f"Question {number}?" for number in range(200)]
+
+
+def test_races_use_nearly_all_rows_unless_the_user_says_otherwise() -> None:
+    directory = default_bundle_directory()
+    documents: list[dict[str, Any]] = [{}, {"search": {"depth": 1}}, {"search": {"alpha": 0.3}}]
+    starts = [Start(one, directory, str(directory), read_bundle(directory).manifest, "new") for one in documents]
+    found = [run_document(one, has_validation=True, has_preferences=True)["search"] for one in starts]
+    assert found == [{"alpha": 0.05}, {"alpha": 0.05, "depth": 1}, {"alpha": 0.3}]
 
 
 def test_question_is_in_one_part_only() -> None:
