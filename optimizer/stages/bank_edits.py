@@ -5,7 +5,7 @@ depend most on the length of the answers in the examples. All functions are pure
 """
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from itertools import count
 from typing import Final
@@ -19,6 +19,8 @@ from optimizer.core.config_tables import PLAIN, WHOLE
 
 _PLAIN_REFUSAL: Final = "I'm sorry, but I can't help with that."
 _SENTENCE: Final = re.compile(r".+?[.!?](?=\s|$)", re.DOTALL)
+_NO_END: Final = re.compile(r"(?:(?:^|\n)\W*(?:\d{1,3}|[A-Za-z])|\b(?:Dr|Mr|Mrs|Ms|Prof|St|No|vs|e\.g|i\.e|[A-Z]))\.$")
+"""The end of a text whose last full stop ends no sentence: it follows the number of a list item, or an abbreviation."""
 
 
 def with_longer_answers(bank: Bank, min_words: int) -> Bank:
@@ -79,8 +81,9 @@ def with_pinned(bank: Bank, ids: Collection[str]) -> Bank:
 def with_shorter_answers(bank: Bank, max_words: int) -> Bank:
     """Return the bank with its answers cut after the last sentence that ends within `max_words` words.
 
-    An answer stays whole if its first sentence is longer, if it contains a block of code, or if no sentence ends in it,
-    as in a list without full stops.
+    A full stop after the number of a list item, or after a usual abbreviation, ends no sentence. An answer stays whole
+    if its first sentence is longer, if it contains a block of code, or if no sentence ends in it, as in a list without
+    full stops.
     """
     return bank.with_examples(tuple(_cut(example, max_words) for example in bank.examples), bank.vectors)
 
@@ -88,13 +91,14 @@ def with_shorter_answers(bank: Bank, max_words: int) -> Bank:
 def _cut(example: Example, max_words: int) -> Example:
     if len(example.response.split()) <= max_words or "```" in example.response:
         return example
-    kept, words = "", 0
-    for sentence in _SENTENCE.finditer(example.response):
-        words += len(sentence[0].split())
-        if words > max_words:
-            break
-        kept = example.response[: sentence.end()]
-    return replace(example, response=kept.strip()) if kept.strip() else example
+    fitting = [end for end in _sentence_ends(example.response) if len(example.response[:end].split()) <= max_words]
+    return replace(example, response=example.response[: fitting[-1]].strip()) if fitting else example
+
+
+def _sentence_ends(text: str) -> Iterator[int]:
+    """Yield the position after the last character of each sentence."""
+    ends = (sentence.end() for sentence in _SENTENCE.finditer(text))
+    return (end for end in ends if not _NO_END.search(text[:end]))
 
 
 def _free_id(name: str, ids: Collection[str]) -> str:
@@ -108,5 +112,5 @@ def _reword(example: Example, wording: str) -> Example:
         return example
     if wording == PLAIN:
         return replace(example, response=_PLAIN_REFUSAL)
-    first = _SENTENCE.match(example.response)
-    return replace(example, response=first[0].strip()) if first and refuses(first[0]) else example
+    first = example.response[: next(_sentence_ends(example.response), 0)].strip()
+    return replace(example, response=first) if refuses(first) else example

@@ -6,7 +6,7 @@ import pytest
 from index.types import EmbedderSpec, Example
 from optimizer.core.candidate import Bank
 from optimizer.core.config_tables import FIRST_SENTENCE, PLAIN, WHOLE
-from optimizer.stages.bank_edits import with_added, with_longer_answers, with_refusals
+from optimizer.stages.bank_edits import with_added, with_longer_answers, with_refusals, with_shorter_answers
 
 NO = "I can't help with harm. I can explain e.g. how to stay safe!"
 EXAMPLES = (
@@ -35,6 +35,24 @@ def test_only_refusals_are_reworded(wording: str, response: str) -> None:
         "no": response,
     }
     assert (found.key == BANK.key) == (wording == WHOLE)
+
+
+@pytest.mark.parametrize(
+    ("answer", "kept"),
+    [
+        ("1. Fill the kettle.\n2. Boil it for ten minutes.\n3. Empty it.", "1. Fill the kettle."),
+        ("- a. Fill it.\n- b. Boil the water for ten minutes.", "- a. Fill it."),
+        ("**1.** Fill it.\n**2.** Boil the water for ten minutes.", "**1.** Fill it."),
+        ("Ask a doctor. Dr. Miller knows a lot about this.", "Ask a doctor."),
+        ("Eat fruit. Take e.g. apples, pears and many others.", "Eat fruit."),
+        ("It began in 1990. Nobody knows why it did.", "It began in 1990."),
+        ("This first sentence has more than five words. Yes.", "This first sentence has more than five words. Yes."),
+        ("One two three four five.", "One two three four five."),
+    ],
+)
+def test_answers_are_cut_after_a_whole_sentence(answer: str, kept: str) -> None:
+    bank = Bank((Example("one", "Q", answer),), np.eye(1, 4, dtype=np.float32), EmbedderSpec("e", "1", 4))
+    assert with_shorter_answers(bank, 5).examples[0].response == kept
 
 
 @pytest.mark.parametrize("ids", [("new", "new"), ("short", "short"), ("short", "short-2"), ("n" * 64, "n" * 64)])
