@@ -24,6 +24,7 @@ import orjson
 
 from index.model_names import RAW, VARIANT_HEADER, VARIANTS, split_model_name
 from optimizer.core.budget import Budget, Cost, Prices
+from optimizer.core.concurrency import start_shared
 from optimizer.core.errors import ModelError, RefusedRequestError, UnparsableReplyError
 from optimizer.core.journal import ESTIMATED, Journal
 from optimizer.core.request_form import RequestForm
@@ -98,7 +99,7 @@ class PaidReplies:
         if key not in self._in_flight:
             if self._is_closing:
                 raise asyncio.CancelledError("the run is over")
-            task = asyncio.create_task(self._send(request, choices, min_tokens, key, reader))
+            task = start_shared(self._send(request, choices, min_tokens, key, reader))
             task.add_done_callback(lambda _: self._in_flight.pop(key, None))
             self._in_flight[key] = task
         return await asyncio.shield(self._in_flight[key])

@@ -21,7 +21,7 @@ from index.retrieval.selection import select_within_policy
 from index.retrieval.turns import choose_by_turns, turns_to_read, user_turns
 from index.types import Example, Retrieved, Vectors
 from optimizer.core.candidate import COMPLETION, Candidate, as_bundle
-from optimizer.core.concurrency import gather_or_cancel
+from optimizer.core.concurrency import gather_or_cancel, start_shared
 from optimizer.core.errors import ConfigError, UnparsableReplyError
 from optimizer.data.dataset import Row
 from optimizer.models.cached_calls import CachedCalls
@@ -220,7 +220,7 @@ class TaskModel:
     async def _count(self, text: str) -> int:
         """Return the number of tokens of a text. The server counts each text only once."""
         if text not in self._tokens:
-            self._tokens[text] = asyncio.create_task(self._calls.count_tokens(ROLE, text))
+            self._tokens[text] = start_shared(self._calls.count_tokens(ROLE, text))
         return await asyncio.shield(self._tokens[text])
 
 

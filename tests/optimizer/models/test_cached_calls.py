@@ -1,6 +1,7 @@
 """Tests that a reply is paid for once and survives a restart, and that the budget is never exceeded."""
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ import orjson
 import pytest
 
 from optimizer.core.budget import Budget, Cost, Limits, Prices
+from optimizer.core.concurrency import gather_or_cancel
 from optimizer.core.errors import BudgetSpentError, RefusedRequestError, UnparsableReplyError
 from optimizer.core.journal import Journal, read_journal
 from optimizer.models.cached_calls import CachedCalls
@@ -117,6 +119,17 @@ async def test_budget_holds_for_concurrent_requests(limits: Limits, what: str, t
     assert budget.spent.money <= (limits.money or 1e9)
     assert (budget.reserved.calls, budget.reserved.tokens) == (0, 0)
     assert budget.reserved.money == pytest.approx(0)
+
+
+async def test_the_end_of_the_budget_prints_no_stack_trace(tmp_path: Path) -> None:
+    printed: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: printed.append(context))
+    async with calls(endpoint_with(completion("Yes.")), tmp_path, Limits(calls=5)) as (made, _):
+        with pytest.raises(BudgetSpentError):
+            await gather_or_cancel(made.ask(request_for(str(n)), read_text) for n in range(200))
+        await made.finish()
+    gc.collect()
+    assert printed == []
 
 
 async def test_unanswered_request_of_a_killed_run_counts_as_spent(tmp_path: Path) -> None:
