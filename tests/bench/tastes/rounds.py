@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -211,6 +212,7 @@ async def _improve(plan: Plan, model: Model, folder: Path, bundle: Path, number:
     """Run the command improve, or continue it. Return its last lines."""
     config, out = folder / "run.toml", folder / f"improve-{number}"
     config.write_text(_RUN.format(calls=plan.calls), encoding="utf-8")
+    name_server(out / "run" / "run.toml", model.url)
     command = [
         *(sys.executable, "-m", "optimizer", "improve", "--store", f"sqlite:{folder}/store.sqlite3"),
         *("--bundle", str(bundle), "--out", str(out), "--base-url", f"{model.url}/v1"),
@@ -236,6 +238,13 @@ async def _improve(plan: Plan, model: Model, folder: Path, bundle: Path, number:
     if process.returncode:
         raise SystemExit(f"improve ended with {process.returncode}:\n{text[-3000:]}")
     return text[-600:]
+
+
+def name_server(begun: Path, url: str) -> None:
+    """Write the address of the model server into a run that has begun: the port is new at each start."""
+    if begun.exists():
+        text = begun.read_text(encoding="utf-8")
+        begun.write_text(re.sub(r"http://127\.0\.0\.1:\d+", url, text), encoding="utf-8")
 
 
 async def _last_against_first(plan: Plan, model: Model, name: str, bundle: Path) -> Mapping[str, Any]:

@@ -7,7 +7,7 @@ from proxy.experiments.config import read_experiment
 from tests.bench.tastes.hidden import TASTES
 from tests.bench.tastes.population import Ask, asks, is_malicious, thumb
 from tests.bench.tastes.replays import LOOKS, UNITS, decision_of, unit_of
-from tests.bench.tastes.rounds import experiment_text
+from tests.bench.tastes.rounds import experiment_text, name_server
 
 
 def test_thumbs_are_wrong_for_one_in_ten_and_for_all_of_the_malicious() -> None:
@@ -38,3 +38,11 @@ def test_verdict_finds_a_difference_in_a_replay(tmp_path: Path) -> None:
             for number, arm in enumerate(("control", "treatment") * (UNITS // 2))
         ]
         assert decision_of(experiment, units[: LOOKS[-1]]) == decision
+
+
+def test_run_that_has_begun_goes_on_with_the_server_of_today(tmp_path: Path) -> None:
+    name_server(tmp_path / "run.toml", "http://127.0.0.1:2")
+    assert not (tmp_path / "run.toml").exists()
+    (tmp_path / "run.toml").write_text('base_url = "http://127.0.0.1:35563/v1"\n')
+    name_server(tmp_path / "run.toml", "http://127.0.0.1:2")
+    assert (tmp_path / "run.toml").read_text() == 'base_url = "http://127.0.0.1:2/v1"\n'
