@@ -66,12 +66,15 @@ class ProgressDisplay:
         self._tokens = 0
         self._money = 0.0
         self._seconds = 0.0
+        self._unanswered: dict[str, Event] = {}
         self._last_status_time = clock()
         self._is_replaying = True
         self._live = Live(console=console, refresh_per_second=4, transient=True)
 
     def __enter__(self) -> Self:
         self._is_replaying = False
+        for event in self._unanswered.values():
+            self._add_cost(1, event["tokens"], event["money"])
         if self._console.is_terminal:
             self._live.start()
         return self
@@ -87,10 +90,12 @@ class ProgressDisplay:
 
         Not every kind of event has a line.
         """
+        if self._is_replaying and "key" in event:
+            self._count_unanswered(event)
         if event.get("call") == "reply":
-            self._calls += 1
-            self._tokens += sum(event["tokens"])
-            self._money += event["money"]
+            self._add_cost(1, sum(event["tokens"]), event["money"])
+        elif event.get("call") == "failed":
+            self._add_cost(event["calls"], event["tokens"], event["money"])
         elif event.get("tick"):
             self._seconds += event["seconds"]
         elif event.get("note") == "score":
@@ -98,6 +103,19 @@ class ProgressDisplay:
         elif "note" in event and (line := self._note_line(event)) and not self._is_replaying:
             self._print(line)
         self._show_status()
+
+    def _count_unanswered(self, event: Event) -> None:
+        """Find the calls that an earlier session sent, and whose replies it did not get. The budget counts them."""
+        earlier = self._unanswered.pop(event["key"], None)
+        if event["call"] == "sent":
+            self._unanswered[event["key"]] = event
+            if earlier is not None:
+                self._add_cost(1, earlier["tokens"], earlier["money"])
+
+    def _add_cost(self, calls: int, tokens: int, money: float) -> None:
+        self._calls += calls
+        self._tokens += tokens
+        self._money += money
 
     @property
     def status(self) -> str:

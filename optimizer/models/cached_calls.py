@@ -112,17 +112,17 @@ class CachedCalls:
         return counts[0] - counts[1]
 
     async def finish(self) -> None:
-        """Wait until no call is in flight. A call can outlast the work that made it."""
+        """Wait for the calls that are sent, and drop the others. A call can outlast the work that made it."""
         await self._paid.finish()
 
     async def close(self, say: Callable[[str], None]) -> None:
-        """Wait for the calls in flight, because they are paid for, and send no new requests.
+        """Wait for the calls that are sent, because they are paid for, and send no new requests.
 
         A coroutine that has not noticed the end of the run can still call `ask`. If the journal does not hold the
         reply to this request, `ask` raises CancelledError.
 
         Args:
-            say: A function that shows a message to the user. It is called only if calls are in flight.
+            say: A function that shows a message to the user. It is called only if replies are missing.
         """
         await self._paid.close(say)
 

@@ -5,8 +5,9 @@ stopped because too many rows were left out, the user changes something before t
 unparsable replies from before such a stop are therefore ignored, and their requests are sent again.
 """
 
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from optimizer.core.budget import Budget, Cost, Prices
@@ -93,8 +94,8 @@ def read_calls(events: Sequence[Event]) -> CallRecord:
             record.spent += unanswered.pop(event["key"], Cost())
             unanswered[event["key"]] = Cost(1, event["tokens"], event["money"])
         elif kind == "failed":
-            max_cost = unanswered.pop(event["key"], Cost())
-            record.spent += max_cost if event["maybe_paid"] else Cost(1)
+            unanswered.pop(event["key"], None)
+            record.spent += Cost(event["calls"], event["tokens"], event["money"])
         elif kind == "refused":
             record.refusals[event["key"]] = Refusal(event["message"], event["status"], event["configured"])
         elif kind == "given_up":
@@ -122,6 +123,8 @@ class Attempts:
         key: The cache key of the request.
         max_cost: The highest possible cost of one attempt.
         configured: The form of requests that run.toml sets, as `RequestForm.differences`.
+        sent_at: For each request that is sent and not yet answered, the value of `time.monotonic()` when it was sent,
+            by cache key.
     """
 
     journal: Journal
@@ -131,17 +134,21 @@ class Attempts:
     key: str
     max_cost: Cost
     configured: Mapping[str, Any]
+    sent_at: dict[str, float]
 
     async def before(self) -> None:
         """Reserve the highest possible cost of an attempt, and journal the attempt."""
         self.budget.reserve(self.max_cost)
+        self.sent_at[self.key] = time.monotonic()
         event = {"call": "sent", "key": self.key, "role": self.role}
         await self.journal.add({**event, "tokens": self.max_cost.tokens, "money": self.max_cost.money})
 
-    async def failed(self, *, maybe_paid: bool) -> None:
-        """Settle and journal a failed attempt."""
-        self.budget.settle(self.max_cost, self.max_cost if maybe_paid else Cost(1))
-        await self.journal.add({"call": "failed", "key": self.key, "role": self.role, "maybe_paid": maybe_paid})
+    async def failed(self, *, maybe_paid: bool, reached_server: bool) -> None:
+        """Settle and journal a failed attempt. An attempt without a connection is no call, so it costs nothing."""
+        cost = self.max_cost if maybe_paid else Cost(int(reached_server))
+        self.budget.settle(self.max_cost, cost)
+        await self.journal.add({"call": "failed", "key": self.key, "role": self.role, **asdict(cost)})
+        self.sent_at.pop(self.key, None)
 
     async def gave_up(self, error: ModelError, model_answers: Callable[[], Awaitable[bool]]) -> ModelError:
         """Journal that the request failed in all attempts, and return the error to raise.

@@ -82,11 +82,12 @@ class AttemptObserver(Protocol):
         If this method raises an error, nothing is sent, and `Client.post` raises the same error.
         """
 
-    async def failed(self, *, maybe_paid: bool) -> None:
+    async def failed(self, *, maybe_paid: bool, reached_server: bool) -> None:
         """Account for a failed attempt: its reply was missing or incomplete, or had an error status.
 
         Args:
             maybe_paid: Whether the server may bill the attempt although it failed.
+            reached_server: Whether there was a connection to the server.
         """
 
 
@@ -97,13 +98,22 @@ class _Retry(Exception):  # noqa: N818 - a signal to try again, which callers of
         error: The error to raise if this attempt was the last one.
         after: The seconds that the server asks the client to wait; None if the server asks for no wait.
         maybe_paid: Whether the server may bill the failed attempt.
+        reached_server: Whether there was a connection to the server.
     """
 
-    def __init__(self, error: ModelError, after: float | None = None, *, maybe_paid: bool = True) -> None:
+    def __init__(
+        self,
+        error: ModelError,
+        after: float | None = None,
+        *,
+        maybe_paid: bool = True,
+        reached_server: bool = True,
+    ) -> None:
         super().__init__()
         self.error = error
         self.after = after
         self.maybe_paid = maybe_paid
+        self.reached_server = reached_server
 
 
 class Client:
@@ -176,11 +186,11 @@ class Client:
             return await self._send(url, body, headers)
         except _Retry as retry:
             if observer is not None:
-                await observer.failed(maybe_paid=retry.maybe_paid)
+                await observer.failed(maybe_paid=retry.maybe_paid, reached_server=retry.reached_server)
             raise
         except RefusedRequestError:
             if observer is not None:
-                await observer.failed(maybe_paid=False)
+                await observer.failed(maybe_paid=False, reached_server=True)
             raise
 
     async def _send(self, url: str, body: bytes, headers: Mapping[str, str]) -> tuple[bytes, Mapping[str, str]]:
@@ -191,7 +201,7 @@ class Client:
             seconds = self._policy.reply_timeout
             raise _Retry(NoReplyError(f"{url} gave no reply within {seconds:g} s. Lower the concurrency")) from None
         except aiohttp.ClientConnectorError as error:
-            raise _Retry(unreachable_error(url, error), maybe_paid=False) from None
+            raise _Retry(unreachable_error(url, error), maybe_paid=False, reached_server=False) from None
         except aiohttp.ClientError as error:
             raise _Retry(unreachable_error(url, error)) from None
         status = reply.status if reply.status >= _FIRST_ERROR else status_in_body(raw)

@@ -38,6 +38,8 @@ from optimizer.models.request_body import MAX_SHORT_REPLY
 from optimizer.models.token_count import call_tokens
 
 _TRIAL: Final = "What is the capital of France?"
+_CHECK_INTERVAL: Final = 0.2
+"""Seconds between two looks for failed attempts, when the run ends and waits for the last replies."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,7 @@ class PaidReplies:
         self._budget = budget
         self._record = read_calls(journal.events)
         self._in_flight: dict[str, asyncio.Task[StoredReply]] = {}
+        self._sent_at: dict[str, float] = {}
         self._is_closing = False
         self.negotiations = {role: FormNegotiation(role, one.form, journal) for role, one in clients.items()}
         budget.spent += self._record.spent
@@ -100,16 +103,17 @@ class PaidReplies:
             if self._is_closing:
                 raise asyncio.CancelledError("the run is over")
             task = start_shared(self._send(request, choices, min_tokens, key, reader))
-            task.add_done_callback(lambda _: self._in_flight.pop(key, None))
+            task.add_done_callback(lambda _: self._forget(key))
             self._in_flight[key] = task
         return await asyncio.shield(self._in_flight[key])
 
     async def _send(
         self, request: Request, choices: int, min_tokens: int, key: str, reader: ReplyReader
     ) -> StoredReply:
-        began = time.monotonic()
         negotiation, configured = self.negotiations[request.role], self._clients[request.role].form.differences
-        attempts = Attempts(self._journal, self._budget, self._record, request.role, key, Cost(), configured)
+        attempts = Attempts(
+            self._journal, self._budget, self._record, request.role, key, Cost(), configured, self._sent_at
+        )
 
         async def send(sent: dict[str, Any]) -> _Sent:
             return await self._send_body(request, sent, attempts)
@@ -122,7 +126,7 @@ class PaidReplies:
         cost = Cost(1, sum(tokens), self._clients[request.role].prices.of(*tokens))
         self._budget.settle(reply.max_cost, cost)
         event = {"call": "reply", "key": key, "role": request.role, "kept": stored.kept, "choices": stored.choices}
-        seconds = round(time.monotonic() - began, 3)
+        seconds = round(time.monotonic() - self._sent_at[key], 3)
         await self._journal.add({**event, "tokens": tokens, "money": cost.money, "seconds": seconds})
         if is_estimate:
             await self._journal.note(ESTIMATED, role=request.role)
@@ -171,16 +175,30 @@ class PaidReplies:
         return hashlib.sha256(header + orjson.dumps(self._body(request), option=orjson.OPT_SORT_KEYS)).hexdigest()
 
     async def finish(self) -> None:
-        """Wait until no call is in flight."""
+        """Wait for the replies to the calls that are sent, and drop the calls that wait for their turn.
+
+        A call whose attempt fails meanwhile is not attempted again.
+        """
         while self._in_flight:
-            await asyncio.wait(self._in_flight.values())
+            self._drop_unsent()
+            await asyncio.wait(self._in_flight.values(), timeout=_CHECK_INTERVAL)
 
     async def close(self, say: Callable[[str], None]) -> None:
-        """Wait for the calls in flight, and send no new requests. CachedCalls.close describes the argument."""
+        """Do the same as `finish`, and send no new requests. CachedCalls.close describes the argument."""
         self._is_closing = True
-        if self._in_flight:
-            say(f"waiting for the replies to {len(self._in_flight)} paid calls. Ctrl-C stops at once")
-            await asyncio.wait(self._in_flight.values())
+        if self._sent_at:
+            say(f"Waiting for the replies to paid calls: {len(self._sent_at)}. Ctrl-C stops at once.")
+        await self.finish()
+
+    def _drop_unsent(self) -> None:
+        """Cancel the calls that wait for their turn or for their next attempt: nobody needs their replies now."""
+        for key, task in self._in_flight.items():
+            if key not in self._sent_at:
+                task.cancel()
+
+    def _forget(self, key: str) -> None:
+        self._in_flight.pop(key, None)
+        self._sent_at.pop(key, None)
 
 
 def _without_bundle(model: str) -> Mapping[str, str]:

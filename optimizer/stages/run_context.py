@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
@@ -20,6 +21,7 @@ from index.bundle.bundle import load_bundle
 from index.bundle.shipped import DEFAULT_BUNDLE, SHIPPED, choose_shipped, find_bundle, read_shipped
 from index.embedders.base import Embedder
 from index.embedders.registry import open_embedder
+from index.errors import DrpoError
 from index.model_names import plain_name, split_model_name
 from index.types import RetrievalPolicy
 from optimizer.core.budget import Budget
@@ -132,7 +134,7 @@ async def open_run_context(config: RunConfig, journal: Journal, notify: Notify) 
         clients = {role: await stack.enter_async_context(_open_client(table)) for role, table in config.models.items()}
         budget = Budget(config.budget)
         calls = CachedCalls(clients, journal, budget)
-        stack.push_async_callback(calls.close, notify)
+        stack.push_async_exit(partial(_close_calls, calls, notify))
         await stack.enter_async_context(_running_clock(budget, journal))
         embedder = RowEmbedder(await asyncio.to_thread(open_embedder, config.bundle.embedder))
         task = TaskModel(calls, config.models[TASK].kind, embedder)
@@ -266,6 +268,14 @@ def _api_key(table: ModelTable) -> str | None:
     if table.api_key_env not in os.environ:
         raise ConfigError(f"api_key_env names {table.api_key_env}, which is not set. Set it to the API key.")
     return os.environ[table.api_key_env]
+
+
+async def _close_calls(
+    calls: CachedCalls, notify: Notify, _kind: type[BaseException] | None, error: BaseException | None, _: object
+) -> None:
+    """Wait for the last replies. If an error ended the run, tell it before, because the wait can take minutes."""
+    reason = f"{error}\n" if isinstance(error, DrpoError) else ""
+    await calls.close(lambda line: notify(reason + line))
 
 
 @asynccontextmanager

@@ -49,6 +49,23 @@ def test_progress_prints_one_line_per_event_and_none_of_an_earlier_session() -> 
     ]
 
 
+def test_failed_attempts_count_with_what_the_budget_loses() -> None:
+    display = ProgressDisplay(Limits(calls=50), Console(file=io.StringIO(), width=60))
+    display.on_event({"call": "failed", "calls": 0, "tokens": 0, "money": 0.0})
+    display.on_event({"call": "failed", "calls": 1, "tokens": 70, "money": 0.0})
+    assert "1/50 calls, 70 tokens" in display.status
+
+
+def test_calls_that_a_killed_session_sent_count_as_in_the_budget() -> None:
+    display = ProgressDisplay(Limits(calls=50), Console(file=io.StringIO(), width=60))
+    for key in ("one", "one", "two", "three"):  # a second session sent the first call again
+        display.on_event({"call": "sent", "key": key, "tokens": 100, "money": 0.0})
+    display.on_event({"call": "reply", "key": "two", "tokens": [5, 2], "money": 0.0})
+    display.on_event({"call": "refused", "key": "two"})
+    with display:
+        assert "4/50 calls, 307 tokens" in display.status
+
+
 def test_stage_with_a_known_number_of_judgements_shows_progress_and_remaining_time() -> None:
     output, now = io.StringIO(), [0.0]
     display = ProgressDisplay(Limits(), Console(file=output, width=60), lambda: now[0])

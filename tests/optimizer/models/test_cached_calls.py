@@ -150,6 +150,40 @@ def test_budget_limits_minutes() -> None:
         budget.reserve(Cost(1))
 
 
+async def test_close_waits_for_sent_requests_alone(tmp_path: Path) -> None:
+    answer, said = asyncio.Event(), list[str]()
+    endpoint = ScriptedEndpoint(lambda _body, _variant: completion("Yes."), before_reply=answer.wait)
+    async with calls(endpoint, tmp_path) as (made, budget):
+        asked = [asyncio.create_task(made.ask(request_for(str(n)), read_text)) for n in range(9)]
+        while not endpoint.seen:
+            await asyncio.sleep(0.01)
+        for task in asked:
+            task.cancel()
+        asyncio.get_running_loop().call_later(0.3, answer.set)
+        await made.close(said.append)
+        assert (len(endpoint.seen), budget.spent.calls) == (1, 1), "the first request of a form is sent alone"
+        assert said == ["Waiting for the replies to paid calls: 1. Ctrl-C stops at once."]
+
+
+async def test_attempt_without_a_connection_costs_no_call_and_ends_with_the_run(tmp_path: Path) -> None:
+    patience, budget, errors = RetryPolicy(attempts=50, first_wait=5), Budget(Limits(calls=1)), list[object]()
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: errors.append(context))
+    async with Client(Endpoint("http://127.0.0.1:9/v1", "tiny"), 4, patience) as client:
+        with Journal(tmp_path) as journal:
+            made = CachedCalls({"judge": PricedClient(client, Prices(1.0, 2.0))}, journal, budget)
+            asked = asyncio.create_task(made.ask(request_for("one"), read_text))
+            while not any(event.get("call") == "failed" for event in journal.events):
+                await asyncio.sleep(0.01)
+            asked.cancel()
+            await made.close(print)
+            assert (budget.spent, budget.reserved) == (Cost(), Cost())
+        with Journal(tmp_path) as journal:
+            again = Budget(Limits())
+            CachedCalls({"judge": PricedClient(client, Prices(1.0, 2.0))}, journal, again)
+            assert again.spent == Cost(), "the journal comes to the same"
+    assert not errors
+
+
 async def test_no_request_is_sent_after_close(tmp_path: Path) -> None:
     endpoint = endpoint_with(completion("Yes."))
     async with calls(endpoint, tmp_path) as (made, _):
