@@ -5,6 +5,7 @@ Exit codes:
     1: The command failed, for example because an endpoint did not answer. For `doctor`: a check failed.
     2: The command line is wrong.
     130: The user interrupted the command.
+    141: The reader of the output ended early, such as `head`.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from rich.text import Text
 
 from index.bundle.bundle import read_bundle
 from index.bundle.differences import differences
+from index.bundle.shipped import find_bundle
 from index.embedders.base import Embedder
 from index.embedders.registry import open_embedder
 from index.errors import DrpoError
@@ -35,11 +37,11 @@ from optimizer.cli.improve import run_improve
 from optimizer.cli.judge_check import judge_tables
 from optimizer.cli.run_command import print_error_line, read_run_file, show_result, start_or_continue
 from optimizer.cli.ship import ship
-from optimizer.cli.tables import estimate_table, evaluation_markdown, evaluation_table
+from optimizer.cli.tables import budget_note, estimate_table, evaluation_markdown, evaluation_table
 from optimizer.core.config import read_config
 from optimizer.core.config_tables import RunConfig
 from optimizer.core.errors import JournalError, OptimizeError
-from optimizer.core.journal import EVENTS, Event, Journal, read_journal
+from optimizer.core.journal import Event, Journal, discard_without_reply, read_journal
 from optimizer.core.run_file import BEGUN, begun_event, changed_run_file
 from optimizer.data.dataset import Row, read_rows
 from optimizer.estimation.estimate import estimate
@@ -61,7 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return run_harvest(options)
         if options.command == IMPROVE:
             return run_improve(options)
-        return asyncio.run(_COMMANDS[options.command](options))
+        status = asyncio.run(_COMMANDS[options.command](options))
+        sys.stdout.flush()
+        return status
     except DrpoError as error:
         can_resume = options.command in _RUN_COMMANDS
         message = error.without_run if isinstance(error, OptimizeError) and not can_resume else str(error)
@@ -70,12 +74,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("drpo-optimizer: interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        # Python flushes stdout once more when it exits. If stdout is /dev/null, this flush cannot fail.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
 
 
 async def _run(options: argparse.Namespace) -> int:
     config = read_run_file(options.config)
     directory = options.out or options.config.parent / "runs" / config.bundle.name
-    if (directory / EVENTS).exists():
+    if not discard_without_reply(directory):
         command = f"drpo-optimizer resume {quote(str(directory))}"
         raise JournalError(f"{directory} already contains a run. Continue it with `{command}`, or name another --out.")
     try:
@@ -119,6 +127,8 @@ async def _estimate(options: argparse.Namespace) -> int:
         async with open_run_context(config, journal, print_error_line) as context:
             expected = await estimate(context)
     Console(markup=False).print(estimate_table(expected, config.budget))
+    if note := budget_note(expected, config.budget):
+        print(note)
     return 0
 
 
@@ -131,7 +141,7 @@ async def _ship(options: argparse.Namespace) -> int:
 
 async def _diff(options: argparse.Namespace) -> int:
     # A bundle may come from an untrusted source, so its embedder must not be opened. read_bundle does not open it.
-    before, after = read_bundle(options.before), read_bundle(options.after)
+    before, after = (read_bundle(find_bundle(name)) for name in (options.before, options.after))
     lines = list(differences(before, after))
     print("\n".join(lines) if lines else "The bundles differ in nothing that a model gets.")
     return 0

@@ -10,6 +10,7 @@ from index.embedders.registry import DEFAULT_REWARD_EMBEDDER
 from index.version import add_version_flag
 from optimizer.cli.help_texts import HARVESTING, IMPROVING, RUN_TOML, SHIP
 
+_RUN_DIRECTORY: Final = "the directory of the run, such as runs/mine"
 _MAX_INTEGER: Final = 1_000_000_000
 HARVEST: Final = "harvest"
 IMPROVE: Final = "improve"
@@ -26,19 +27,19 @@ def argument_parser() -> argparse.ArgumentParser:
     add_version_flag(parser)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     run = _add_command(commands, "run", "make a bundle, as a run.toml says", RUN_TOML)
-    run.add_argument("config", type=Path, metavar="RUN.TOML")
+    _add_run_file(run)
     run.add_argument("--out", type=Path, help="the run's directory [runs/NAME, beside run.toml]")
     resume = _add_command(commands, "resume", "continue a stopped run; no paid call is made twice")
-    resume.add_argument("directory", type=Path, metavar="DIR")
+    resume.add_argument("directory", type=Path, metavar="DIR", help=_RUN_DIRECTORY)
     doctor = _add_command(
         commands, "doctor", "check a run.toml: send each model what the run will send, and say what to mend", RUN_TOML
     )
-    doctor.add_argument("config", type=Path, metavar="RUN.TOML")
+    _add_run_file(doctor)
     report = _add_command(commands, "report", "write DIR/report.html, a page about a finished or unfinished run")
-    report.add_argument("directory", type=Path, metavar="DIR")
+    report.add_argument("directory", type=Path, metavar="DIR", help=_RUN_DIRECTORY)
     difference = _add_command(commands, "diff", "print what differs between two bundles")
-    difference.add_argument("before", type=Path, metavar="BUNDLE")
-    difference.add_argument("after", type=Path, metavar="BUNDLE")
+    for name in ("before", "after"):
+        difference.add_argument(name, metavar="BUNDLE", help="a directory, or a name of drpo-index list")
     _add_ship(_add_command(commands, "ship", "copy the bundle of a run, and add its provenance", SHIP))
     _add_judge_check(_add_command(commands, "judge-check", "measure how often a judge agrees with people"))
     _add_harvest(
@@ -48,7 +49,7 @@ def argument_parser() -> argparse.ArgumentParser:
     estimate = _add_command(
         commands, "estimate", "estimate what a run will cost, from a simulation and about ten real calls", RUN_TOML
     )
-    estimate.add_argument("config", type=Path, metavar="RUN.TOML")
+    _add_run_file(estimate)
     _add_eval(_add_command(commands, "eval", "compare variants on one data set, without a judge"))
     return parser
 
@@ -59,6 +60,10 @@ def _add_command(commands: Any, name: str, summary: str, epilog: str = "") -> ar
         name, help=summary, description=summary[0].upper() + summary[1:], epilog=epilog, formatter_class=formatter
     )
     return command
+
+
+def _add_run_file(command: argparse.ArgumentParser) -> None:
+    command.add_argument("config", type=Path, metavar="RUN.TOML", help="the settings of the run")
 
 
 def _add_ship(command: argparse.ArgumentParser) -> None:

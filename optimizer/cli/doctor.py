@@ -8,6 +8,7 @@ import asyncio
 import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
+from math import sqrt
 from pathlib import Path
 from typing import Final
 
@@ -35,6 +36,14 @@ from optimizer.stages.proposers.examples import ExampleProposer
 from optimizer.stages.run_context import RunContext, first_candidate, open_run_context, starting_candidate
 from optimizer.stages.writer_protocol import ROLE as WRITER
 
+_FEW_SEALED: Final = 100
+_DEVIATION: Final = 0.2
+"""A usual standard deviation of the difference between the rewards of two bundles for the same row.
+
+docs/optimizing.md contains what was measured.
+"""
+_HALF_INTERVAL: Final = 1.96
+"""Half the width of a 95 % interval, in standard errors."""
 _NO_NEW_EXAMPLES: Final = (
     "The starting bundle has all examples of the pool, so the search can add none of them. Name a pool of your own "
     'with [examples] pool, or set start = "empty" in [bundle].'
@@ -98,7 +107,19 @@ async def _check_context(context: RunContext, announce: Callable[[str], None]) -
 def _describe_data(context: RunContext) -> Finding:
     data = context.data
     parts = {name: data.parts[name] for name in (TRAIN, SEALED, VALIDATION, SEEDS) if data.parts[name]}
-    return Finding("data", True, "; ".join(_describe_rows(name, rows) for name, rows in parts.items()))
+    rows = "; ".join(_describe_rows(name, rows) for name, rows in parts.items())
+    return Finding("data", True, rows, _few_rows(len(data.sealed)))
+
+
+def _few_rows(sealed: int) -> str:
+    """Return advice if there are so few sealed rows that only a large improvement can be told from chance."""
+    if not 0 < sealed < _FEW_SEALED:
+        return ""
+    smallest = _HALF_INTERVAL * _DEVIATION / sqrt(sealed)
+    return (
+        f"{sealed} sealed rows are few: an improvement of the mean reward by less than about {smallest:.2f} will "
+        "probably look like chance. See docs/optimizing.md (How many rows)."
+    )
 
 
 async def _describe_proposers(context: RunContext, candidate: Candidate) -> Finding:

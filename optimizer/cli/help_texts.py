@@ -11,7 +11,7 @@ A run.toml with its required keys:
   kind = "completion"             # "completion" for a base model, "chat" for a chat model
 
   [data]                          # JSONL files. A row has query, and optionally reference, tag, split
-  train = "rows.jsonl"
+  train = "rows.jsonl"            # if one file has all rows, each row needs a "split": train, validation or sealed
   validation = "rows.jsonl"
   sealed = "rows.jsonl"
 

@@ -92,6 +92,27 @@ def estimate_table(estimate: Estimate, limits: Limits) -> Table:
     return table
 
 
+def budget_note(estimate: Estimate, limits: Limits) -> str:
+    """Return what the budget does to the run; empty if the upper end of each interval is within the budget."""
+    minutes = limits.minutes
+    pairs = {
+        "calls": (limits.calls, estimate.calls),
+        "tokens": (limits.tokens, estimate.tokens),
+        "money": (limits.money, estimate.money),
+        "minutes": (None if minutes is None else minutes * 60, estimate.seconds),
+    }
+    exceeded = {
+        name: limit < need.low for name, (limit, need) in pairs.items() if limit is not None and limit < need.high
+    }
+    if not exceeded:
+        return ""
+    verb = "will probably" if any(exceeded.values()) else "may"
+    return (
+        f"These are the costs of a search that no limit ends. The budget ({', '.join(exceeded)}) {verb} end it early. "
+        "The run then evaluates the best candidate so far."
+    )
+
+
 def _measure_values(measure: Measure) -> dict[str, object]:
     interval = measure.interval
     values: dict[str, object] = {

@@ -154,6 +154,29 @@ def read_journal(directory: Path) -> list[Event]:
     return [_parse(line, directory / EVENTS, number) for number, line in enumerate(_complete_lines(data), start=1)]
 
 
+def discard_without_reply(directory: Path) -> bool:
+    """Delete the events of a run to which no model has replied, so that it can begin again with other settings.
+
+    Returns:
+        Whether the directory holds no events now.
+
+    Raises:
+        JournalError: Another process uses the journal, the file is not writable, or a line is not an event.
+    """
+    path = directory / EVENTS
+    if not path.exists():
+        return True
+    descriptor = _open_locked(path)
+    try:
+        events, _ = _read(path, descriptor)
+        has_reply = any(event.get("call") == "reply" for event in events)
+        if not has_reply:
+            os.ftruncate(descriptor, 0)
+    finally:
+        os.close(descriptor)
+    return not has_reply
+
+
 def _open_locked(path: Path) -> int:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -68,13 +68,13 @@ def read_split(table: DataTable, seed: int) -> Split:
     validation = train
     if table.validation:
         validation = _in_random_order(VALIDATION, parts[VALIDATION], table.validation, seed)[: table.limit]
-    _refuse_overlap(SEALED, sealed, TRAIN, train)
-    _refuse_overlap(SEALED, sealed, SEEDS, seeds)
+    split = Split(train, validation, sealed, seeds)
+    pairs = [(SEALED, TRAIN), (SEALED, SEEDS)]
     if table.validation:
-        _refuse_overlap(SEALED, sealed, VALIDATION, validation)
-        _refuse_overlap(VALIDATION, validation, TRAIN, train)
-        _refuse_overlap(VALIDATION, validation, SEEDS, seeds)
-    return Split(train, validation, sealed, seeds)
+        pairs += [(SEALED, VALIDATION), (VALIDATION, TRAIN), (VALIDATION, SEEDS)]
+    for name, other in pairs:
+        _refuse_overlap(table, split, name, other)
+    return split
 
 
 def read_parts(table: DataTable) -> dict[str, list[Row]]:
@@ -84,8 +84,7 @@ def read_parts(table: DataTable) -> dict[str, list[Row]]:
         DataError: A file cannot be used, or a row has an unknown split, or a split for which [data] names another file
             or none.
     """
-    named = zip(SPLITS, (table.train, table.validation, table.sealed, table.seeds), strict=True)
-    paths = {part: path for part, path in named if path}
+    paths = _paths(table)
     files = {path: read_rows(path) for path in dict.fromkeys(paths.values())}
     for path, rows in files.items():
         _refuse_unused_rows(path, rows, {part for part, one in paths.items() if one.resolve() == path.resolve()})
@@ -138,14 +137,24 @@ def _refuse_unused_rows(path: Path, rows: Sequence[Row], used: Collection[str]) 
         )
 
 
-def _refuse_overlap(name: str, rows: tuple[Row, ...], other_name: str, other_rows: tuple[Row, ...]) -> None:
-    known = {normalized(row.query) for row in other_rows}
-    shared = [row for row in rows if normalized(row.query) in known]
-    if shared:
-        raise DataError(
-            f"{len(shared)} queries are in {name} and in {other_name}, so a score on them would prove nothing. Take "
-            "them out of one of the two."
-        )
+def _paths(table: DataTable) -> dict[str, Path]:
+    """Return the file of each part for which [data] names one."""
+    named = zip(SPLITS, (table.train, table.validation, table.sealed, table.seeds), strict=True)
+    return {part: path for part, path in named if path}
+
+
+def _refuse_overlap(table: DataTable, split: Split, name: str, other: str) -> None:
+    """Raise DataError if two parts share a query. The message depends on why they share it."""
+    known = {normalized(row.query) for row in split.parts[other]}
+    shared = [row for row in split.parts[name] if normalized(row.query) in known]
+    if not shared:
+        return
+    advice, paths = "Take them out of one of the two.", _paths(table)
+    if paths[name].resolve() == paths[other].resolve() and any(row.split is None for row in shared):
+        advice = f'[data] names {paths[name]} for both. Give each of its rows a "split", such as "split": "{name}".'
+    raise DataError(
+        f"{len(shared)} queries are in {name} and in {other}, so a score on them would prove nothing. {advice}"
+    )
 
 
 def normalized(query: str) -> str:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,6 +18,9 @@ from index.bundle.sets_file import with_prompts
 from index.embedders.registry import DEFAULT_EMBEDDER, open_embedder
 from index.types import Example, ExampleSet, RetrievalPolicy
 from optimizer.__main__ import main
+from optimizer.cli.tables import budget_note
+from optimizer.core.budget import Limits
+from optimizer.estimation.estimate import Estimate, Range
 from optimizer.evaluation.judge_agreement import Judgement, Pair, agreement
 from optimizer.report.html_report import write_report
 from tests.measurement import DATA, needs_data
@@ -138,6 +142,23 @@ DRAFT = BundleInput(
 )
 
 
+@pytest.mark.parametrize(
+    ("calls", "minutes", "says"),
+    [
+        (100, 10, ""),
+        (99, None, "(calls) may end"),
+        (40, None, "(calls) will probably end"),
+        (None, 4, "(minutes) may end"),
+    ],
+)
+def test_estimate_says_what_the_budget_does(calls: int | None, minutes: float | None, says: str) -> None:
+    need, nothing = Range(60, 50, 100), Range(0, 0, 0)
+    expected = Estimate({}, need, nothing, nothing, Range(250, 200, 300))
+    note = budget_note(expected, Limits(calls=calls, minutes=minutes))
+    assert says in note
+    assert bool(says) == bool(note)
+
+
 def test_diff_prints_prompt_examples_and_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     embedder = open_embedder(DEFAULT_EMBEDDER)
     examples = (replace(DRAFT.examples[0], pinned=True), Example("c", "Who are you?", "A model."))
@@ -151,6 +172,14 @@ def test_diff_prints_prompt_examples_and_settings(tmp_path: Path, capsys: pytest
     for line in ("  - Be brief.", "  + Be kind.", "  - b: How are you?", "  + c: Who are you?", "  k: 1 -> 2"):
         assert line in output
     assert "  ~ a: What is tea?: pinned: False -> True" in output
+
+
+@pytest.mark.parametrize(("reader", "status"), [("cat", 0), ("true", 141)])
+def test_diff_of_bundles_of_drpo_may_lose_its_reader(reader: str, status: int) -> None:
+    command = f"{sys.executable} -m optimizer diff default learned-base | {reader}; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (status, "")
+    assert ("prompt" in done.stdout) == (status == 0)
 
 
 def test_diff_prints_prompts_of_sets(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

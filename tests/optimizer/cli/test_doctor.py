@@ -36,10 +36,20 @@ async def test_doctor_finds_nothing_to_say_about_a_full_server(tmp_path: Path) -
     async with open_limited_models() as (models, url):
         findings = await examine(write_run(tmp_path / "run", url, reward={"weights": {"judge": 1.0}, "confirm": 2}))
     assert all(finding.ok for finding in findings)
-    assert not any(finding.advice for finding in findings)
+    assert [finding.subject for finding in findings if finding.advice] == ["data"], "there are 12 sealed rows"
     assert models.refused == 0
     subjects = {finding.subject for finding in findings}
     assert {"models.task answers", "models.judge judges", "models.optimizer rewrites"} <= subjects
+
+
+@pytest.mark.parametrize(("rows", "says"), [(12, "less than about 0.11"), (100, "")])
+async def test_few_sealed_rows_are_said_to_show_little(rows: int, says: str, tmp_path: Path) -> None:
+    path = write_run(tmp_path / "run", "http://127.0.0.1:9/v1")
+    lines = [json.dumps({"query": f"sealed question number {number}"}) for number in range(rows)]
+    (path.parent / "sealed.jsonl").write_text("\n".join(lines))
+    [advice] = [finding.advice for finding in await examine(path) if finding.subject == "data"]
+    assert says in advice
+    assert bool(says) == bool(advice)
 
 
 @pytest.mark.parametrize("limits", [[], ["n of 2"], ["n of 1"], ["no field n"], ["vague about n"]], ids=str)
@@ -190,7 +200,7 @@ def test_command_prints_advice_and_no_key(
     printed = capsys.readouterr().out
     assert "BAD models.task" in printed
     assert "Start the server, or correct base_url in [models.judge]." in printed
-    assert "checks failed" in printed
+    assert "Failed checks: " in printed
     assert "sk-very-secret" not in printed
 
 
