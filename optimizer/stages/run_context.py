@@ -5,7 +5,6 @@ replies from the journal. It does not depend on any stage.
 """
 
 import asyncio
-import os
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -27,7 +26,7 @@ from index.types import RetrievalPolicy
 from optimizer.core.budget import Budget
 from optimizer.core.candidate import Bank, Candidate, from_bundle
 from optimizer.core.config_tables import EMPTY, BundleTable, RunConfig
-from optimizer.core.errors import ConfigError, ModelError
+from optimizer.core.errors import ModelError
 from optimizer.core.journal import Journal
 from optimizer.core.model_tables import ModelTable
 from optimizer.data.preferences import Preferences, read_preferences
@@ -35,9 +34,8 @@ from optimizer.data.split import SEALED, TRAIN, Split, read_split
 from optimizer.data.taste import learn_taste
 from optimizer.data.unusable_rows import UnusableRows
 from optimizer.models.cached_calls import CachedCalls
-from optimizer.models.http_client import Client, Endpoint, RetryPolicy
 from optimizer.models.model_list import listed_models
-from optimizer.models.paid_replies import PricedClient
+from optimizer.models.open_client import api_key, open_client
 from optimizer.models.row_embedder import RowEmbedder
 from optimizer.models.task_model import ROLE as TASK
 from optimizer.models.task_model import TaskModel
@@ -131,7 +129,7 @@ async def open_run_context(config: RunConfig, journal: Journal, notify: Notify) 
     data = read_split(config.data, config.search.seed)
     preferences = read_preferences(config.data.preferences) if config.data.preferences else Preferences()
     async with AsyncExitStack() as stack:
-        clients = {role: await stack.enter_async_context(_open_client(table)) for role, table in config.models.items()}
+        clients = {role: await stack.enter_async_context(open_client(table)) for role, table in config.models.items()}
         budget = Budget(config.budget)
         calls = CachedCalls(clients, journal, budget)
         stack.push_async_exit(partial(_close_calls, calls, notify))
@@ -252,22 +250,7 @@ async def served_models(table: ModelTable) -> list[str]:
         ConfigError: The environment variable with the API key is not set.
         ModelError: The endpoint has no list of models, or does not answer in time.
     """
-    return await listed_models(table.base_url, _api_key(table), _LIST_TIMEOUT)
-
-
-def _api_key(table: ModelTable) -> str | None:
-    """Return the API key of an endpoint, from the environment variable that `api_key_env` of run.toml names.
-
-    Return None if the table has no `api_key_env`.
-
-    Raises:
-        ConfigError: The environment variable is not set.
-    """
-    if table.api_key_env is None:
-        return None
-    if table.api_key_env not in os.environ:
-        raise ConfigError(f"api_key_env names {table.api_key_env}, which is not set. Set it to the API key.")
-    return os.environ[table.api_key_env]
+    return await listed_models(table.base_url, api_key(table), _LIST_TIMEOUT)
 
 
 async def _close_calls(
@@ -276,13 +259,6 @@ async def _close_calls(
     """Wait for the last replies. If an error ended the run, tell it before, because the wait can take minutes."""
     reason = f"{error}\n" if isinstance(error, DrpoError) else ""
     await calls.close(lambda line: notify(reason + line))
-
-
-@asynccontextmanager
-async def _open_client(table: ModelTable) -> AsyncIterator[PricedClient]:
-    endpoint = Endpoint(table.base_url, table.model, _api_key(table))
-    async with Client(endpoint, table.concurrency, RetryPolicy(reply_timeout=table.timeout)) as client:
-        yield PricedClient(client, table.prices, table.request)
 
 
 @asynccontextmanager

@@ -200,7 +200,7 @@ def test_command_prints_advice_and_no_key(
     printed = capsys.readouterr().out
     assert "BAD models.task" in printed
     assert "Start the server, or correct base_url in [models.judge]." in printed
-    assert "Failed checks: " in printed
+    assert "failed. The run would not work." in printed
     assert "sk-very-secret" not in printed
 
 

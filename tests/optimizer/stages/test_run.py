@@ -175,7 +175,7 @@ def test_mistake_in_run_toml_is_one_error_line_that_names_the_key(
             "is no reward. A name in weights must be one of rules, reference, likelihood, taste, judge or",
         ),
         ('train = "train.jsonl"', 'train = "none.jsonl"', "none.jsonl cannot be read"),
-        ('sealed = "sealed.jsonl"', 'sealed = "train.jsonl"', 'give each of its rows a "split"'),
+        ('sealed = "sealed.jsonl"', 'sealed = "train.jsonl"', 'Give each of its rows a "split"'),
     ):
         assert old in good
         (tmp_path / "run.toml").write_text(good.replace(old, new))
