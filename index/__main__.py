@@ -34,6 +34,7 @@ from index.embedders.registry import check_embedder_allowed, open_embedder
 from index.errors import BundleFormatError, BundleIntegrityError, DrpoError, UsageError
 from index.layouts import LAYOUTS
 from index.rendering import render_text
+from index.standard_output import escape_unprintable
 from index.types import Bundle, Message, RetrievalPolicy
 
 _BLOCK_TOKENS: Final = 128
@@ -45,6 +46,7 @@ vLLM's prefix cache stores whole blocks of 16, 32, 64 or 128 tokens. A multiple 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code. If the command line is wrong, argparse ends the process with code 2."""
+    escape_unprintable()
     options = command_line().parse_args(arguments)
     try:
         if "directory" in options:

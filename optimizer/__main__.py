@@ -30,6 +30,7 @@ from index.bundle.shipped import find_bundle
 from index.embedders.base import Embedder
 from index.embedders.registry import open_embedder
 from index.errors import DrpoError
+from index.standard_output import escape_unprintable
 from optimizer.cli.arguments import HARVEST, IMPROVE, argument_parser
 from optimizer.cli.doctor import check_run
 from optimizer.cli.harvest import run_harvest
@@ -57,6 +58,7 @@ from optimizer.stages.run_context import open_run_context
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code. For a wrong command line, argparse ends the process with code 2."""
+    escape_unprintable()
     options = argument_parser().parse_args(arguments)
     try:
         if options.command == HARVEST:  # in asyncio.run, Ctrl-C could not end the wait for the user's input

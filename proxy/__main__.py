@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from index.errors import DrpoError
+from index.standard_output import escape_unprintable
 from index.version import add_version_flag
 from proxy.core.log import log_lines
 from proxy.core.malloc import set_malloc_thresholds
@@ -51,6 +52,7 @@ def run(arguments: Sequence[str]) -> int:
     Raises:
         SystemExit: The command line is wrong (exit code 2), or asks for help (exit code 0).
     """
+    escape_unprintable()
     console = Console(stderr=True, highlight=False, markup=False)
     try:
         if arguments[:1] == ["experiment"]:

@@ -9,9 +9,10 @@ import re
 from typing import Final
 
 # The text of one chunk, as JSON: no quotation mark, no control character, and only valid escape sequences. A newline
-# stands between the texts of two chunks.
-_PIECE: Final = rb'(?:[^"\\\x00-\x1f]++|\\(?:[\\/bfnrt]|u[0-9a-fA-F]{4}))++'
-_PIECES: Final = re.compile(_PIECE + rb"(?:\n" + _PIECE + rb")*+")
+# stands between the texts of two chunks. Only the class of characters is possessive: before Python 3.11.5, a possessive
+# group that contains alternatives could match too much.
+_PIECE: Final = rb'(?:[^"\\\x00-\x1f]++|\\(?:[\\/bfnrt]|u[0-9a-fA-F]{4}))+'
+_PIECES: Final = re.compile(_PIECE + rb"(?:\n" + _PIECE + rb")*")
 
 
 class ChunkCache:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import pytest
@@ -176,7 +177,7 @@ def test_diff_prints_prompt_examples_and_settings(tmp_path: Path, capsys: pytest
 
 @pytest.mark.parametrize(("reader", "status"), [("cat", 0), ("true", 141)])
 def test_diff_of_bundles_of_drpo_may_lose_its_reader(reader: str, status: int) -> None:
-    command = f"{sys.executable} -m optimizer diff default learned-base | {reader}; exit ${{PIPESTATUS[0]}}"
+    command = f"{quote(sys.executable)} -m optimizer diff default learned-base | {reader}; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (status, "")
     assert ("prompt" in done.stdout) == (status == 0)

@@ -361,12 +361,15 @@ def test_text_that_is_not_utf_8_is_read_and_is_in_no_error(tmp_path: Path) -> No
 
 
 def test_address_without_a_store_is_an_error_and_nothing_is_created(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no such file"), read_session(store_address(f"sqlite:{tmp_path}/none")):
+    with (
+        pytest.raises(DataError, match="this file does not exist"),
+        read_session(store_address(f"sqlite:{tmp_path}/none")),
+    ):
         pass
     assert not list(tmp_path.iterdir())
     sqlite3.connect(tmp_path / "empty").close()
     with (
-        pytest.raises(DataError, match="holds no store"),
+        pytest.raises(DataError, match="this place contains no store"),
         read_session(store_address(f"sqlite:{tmp_path}/empty")) as one,
     ):
         check_store(one)

@@ -136,7 +136,7 @@ async def test_row_that_moved_to_a_part_of_another_file_is_refused(tmp_path: Pat
     async with open_scripted_models() as (models, url):
         await begin(tmp_path, models, url)
         replace_text("train.jsonl", 'train question number 3"', 'train question number 3", "split": "sealed"')(tmp_path)
-        with pytest.raises(DataError, match=r"train\.jsonl, line 4: its .split. is sealed"):
+        with pytest.raises(DataError, match=r"such as train\.jsonl, line 4. Its .split. is sealed"):
             await run_in(tmp_path)
     assert not models.requests
 
