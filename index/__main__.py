@@ -90,16 +90,14 @@ def _search(options: argparse.Namespace) -> None:
     bundle = _load(options.directory, embedder)
     with Progress("building the search index"):
         retriever = Retriever(bundle)
-    messages = (Message("user", options.text),)
     policy = bundle.manifest.retrieval
     retrieved = retriever.choose_by_passages(embed_query(embedder, options.text))
     selection = select_without_costs(policy, pinned(bundle), retrieved)
-    prompt = bundle.prompt_of(retrieved.set_name)
-    text = render_text(LAYOUTS[bundle.manifest.layout], prompt, selection.in_order(policy.order), messages)
+    prompt, examples = bundle.prompt_of(retrieved.set_name), selection.in_order(policy.order)
+    text = render_text(LAYOUTS[bundle.manifest.layout], prompt, examples, (Message("user", options.text),))
     page = PageConsole()
     page.print(search_page(selection, retrieved, bundle))
-    limit = policy.max_injected_tokens
-    page.rule(f"what the model sees, within {limit:,} tokens, in the layout {bundle.manifest.layout}")
+    page.rule(f"what the model sees: at most {policy.max_injected_tokens:,} tokens, layout {bundle.manifest.layout}")
     # Control characters in the text could change the state of a terminal, so a terminal gets visible symbols for them.
     # A file or a pipe gets the exact text.
     print(plain(text).plain if sys.stdout.isatty() else text)
