@@ -21,6 +21,8 @@ _SERIOUS: Final = ("serious", "critical")
 # console.
 _VIOLATIONS: Final = """async () =>
   (await axe.run(document, {resultTypes: ["violations"], preload: false})).violations"""
+_LOOKS: Final = 100
+_BETWEEN_LOOKS: Final = 50  # milliseconds
 _CUT_OFF: Final = """() => [...document.querySelectorAll("body *")].filter((one) => {
   const style = getComputedStyle(one);
   if (one.matches(".unseen, .bar, svg *") || !one.checkVisibility()) return false;  // nor what a closed part hides
@@ -100,12 +102,24 @@ def serious_violations(page: Page) -> Sequence[str]:
 
 def check_texts(page: Page) -> None:
     """Assert that no text is cut off, sticks out, touches another one, or has the wrong direction."""
+    _wait_for_buttons(page)
     assert page.evaluate(_STICKING_OUT) == [], "nothing sticks out of the screen"
     assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
     assert page.evaluate(_OUTSIDE_OF_CARDS) == [], "no text runs out of its card"
     assert page.evaluate(_TOUCHING_LABELS) == [], "no two labels of a picture touch"
     assert page.evaluate(_CUT_OFF) == [], "no text is cut off without a button that shows the rest"
     assert page.evaluate(_WRONG_DIRECTION) == [], "texts from right to left have their direction"
+
+
+def _wait_for_buttons(page: Page) -> None:
+    """Wait until each text that is cut off has a button: the page adds it a frame or more after a change of its size.
+
+    If a text never gets one, return after some seconds. The caller then finds this text.
+    """
+    for _ in range(_LOOKS):
+        if not page.evaluate(_CUT_OFF):
+            return
+        page.wait_for_timeout(_BETWEEN_LOOKS)
 
 
 def check_keyboard(page: Page) -> int:
