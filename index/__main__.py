@@ -10,7 +10,6 @@ Exit codes:
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -34,7 +33,7 @@ from index.embedders.registry import check_embedder_allowed, open_embedder
 from index.errors import BundleFormatError, BundleIntegrityError, DrpoError, UsageError
 from index.layouts import LAYOUTS
 from index.rendering import render_text
-from index.standard_output import escape_unprintable
+from index.standard_output import discard_rest, escape_unprintable
 from index.types import Bundle, Message, RetrievalPolicy
 
 _BLOCK_TOKENS: Final = 128
@@ -60,8 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("drpo-index: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # Python flushes stdout once more when it exits. If stdout is /dev/null, this flush cannot fail.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard_rest()
         return 141
     return 0
 

@@ -1,6 +1,7 @@
-"""Prepares the standard output of a command for all texts. It does not depend on what a command prints."""
+"""Prepares the standard output of a command for all texts, and for a reader that ends early, such as `head`."""
 
 import io
+import os
 import sys
 
 
@@ -11,3 +12,11 @@ def escape_unprintable() -> None:
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def discard_rest() -> None:
+    """Discard what is still to be printed, after a BrokenPipeError.
+
+    Python flushes stdout once more when it exits. If stdout is /dev/null, this flush cannot fail.
+    """
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

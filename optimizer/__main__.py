@@ -30,7 +30,7 @@ from index.bundle.shipped import find_bundle
 from index.embedders.base import Embedder
 from index.embedders.registry import open_embedder
 from index.errors import DrpoError
-from index.standard_output import escape_unprintable
+from index.standard_output import discard_rest, escape_unprintable
 from optimizer.cli.arguments import HARVEST, IMPROVE, argument_parser
 from optimizer.cli.doctor import check_run
 from optimizer.cli.harvest import run_harvest
@@ -77,8 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("drpo-optimizer: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # Python flushes stdout once more when it exits. If stdout is /dev/null, this flush cannot fail.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard_rest()
         return 141
 
 

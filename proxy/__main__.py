@@ -3,7 +3,6 @@
 import argparse
 import asyncio
 import gc
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from index.errors import DrpoError
-from index.standard_output import escape_unprintable
+from index.standard_output import discard_rest, escape_unprintable
 from index.version import add_version_flag
 from proxy.core.log import log_lines
 from proxy.core.malloc import set_malloc_thresholds
@@ -78,7 +77,7 @@ def run(arguments: Sequence[str]) -> int:
     except asyncio.CancelledError:  # SIGTERM before the server answered requests
         return 143
     except BrokenPipeError:  # the process that reads the output has ended
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard_rest()
         return 1
 
 

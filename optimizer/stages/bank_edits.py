@@ -13,14 +13,13 @@ from typing import Final
 import numpy as np
 
 from index.measures.refusals import refuses
+from index.measures.sentence_end import can_end
 from index.types import Example, Vectors
 from optimizer.core.candidate import Bank
 from optimizer.core.config_tables import PLAIN, WHOLE
 
 _PLAIN_REFUSAL: Final = "I'm sorry, but I can't help with that."
 _SENTENCE: Final = re.compile(r".+?[.!?](?=\s|$)", re.DOTALL)
-_NO_END: Final = re.compile(r"(?:(?:^|\n)\W*(?:\d{1,3}|[A-Za-z])|\b(?:Dr|Mr|Mrs|Ms|Prof|St|No|vs|e\.g|i\.e|[A-Z]))\.$")
-"""The end of a text whose last full stop ends no sentence: it follows the number of a list item, or an abbreviation."""
 
 
 def with_longer_answers(bank: Bank, min_words: int) -> Bank:
@@ -98,7 +97,7 @@ def _cut(example: Example, max_words: int) -> Example:
 def _sentence_ends(text: str) -> Iterator[int]:
     """Yield the position after the last character of each sentence."""
     ends = (sentence.end() for sentence in _SENTENCE.finditer(text))
-    return (end for end in ends if not _NO_END.search(text[:end]))
+    return (end for end in ends if can_end(text, end))
 
 
 def _free_id(name: str, ids: Collection[str]) -> str:

@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from index.measures.sentence_end import can_end
+
 MAX_WORDS: Final = 150
 _BYTES_PER_TOKEN: Final = 4
 """English has about four bytes per token. What is a little too long counts as seen, so that little is cut off."""
 _SAME_CHANCE: Final = 0.02
 _END: Final = re.compile(r"[.!?…。！？؟][\"'”’)\]*]*(?=\s|$)|(?<=[^\s:])(?=\s*\n)|\Z")
-_MARKER: Final = re.compile(r"(?:^|\n)\s*(?:[-*•–]|\d{1,2}[.)])$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +61,7 @@ def beginnings(answer: str) -> Iterator[str]:
     """
     text = answer.strip()
     ends = [] if "```" in text else [found.end() for found in _END.finditer(text)]
-    yield from dict.fromkeys(text[:end] for end in (*ends, len(text)) if end == len(text) or _is_end(text, end))
-
-
-def _is_end(text: str, end: int) -> bool:
-    """Whether a text can end here: not after the number of a list item, nor after an abbreviation."""
-    rest = text[end:].lstrip()
-    return bool(text[:end].strip()) and not _MARKER.search(text[:end]) and not rest[:1].islower()
+    yield from dict.fromkeys(text[:end] for end in (*ends, len(text)) if end == len(text) or can_end(text, end))
 
 
 def _beginning(text: str, chance: Callable[[str], float], room: int | None) -> Beginning:
