@@ -33,7 +33,7 @@ def test_make_run_starts_a_server_that_answers_the_readme_commands(tmp_path: Pat
         assert f":{port}/" in base_url[1]
         with urllib.request.urlopen(page[1], timeout=TIMEOUT) as answer:
             assert b"<title>" in answer.read()
-        assert "rainbow" in _output([sys.executable, "-c", _first_python().replace("8080", str(port))]).lower()
+        assert "dna" in _output([sys.executable, "-c", _first_python().replace("8080", str(port))]).lower()
         assert '"choices"' in _output(["bash", "-c", _curl(output)])
 
 

@@ -84,11 +84,11 @@ Base URL  {base_url}     (any OpenAI client; {keys})
 Models    {model}  {raw}{bundle}{_store_line(store, status)}{admin}
 
 {insert}curl {base_url}/chat/completions -H 'Content-Type: application/json' {header}\\
-  -d '{{"model": "{model}", "messages": [{{"role": "user", "content": "What is a rainbow?"}}]}}'
+  -d '{{"model": "{model}", "messages": [{{"role": "user", "content": "What is DNA?"}}]}}'
 
 from openai import OpenAI   # pip install openai
 client = OpenAI(base_url="{base_url}", api_key="{key}")
-question = [{{"role": "user", "content": "What is a rainbow?"}}]
+question = [{{"role": "user", "content": "What is DNA?"}}]
 print(client.chat.completions.create(model="{model}", messages=question).choices[0].message.content)
 
 Stop with Ctrl-C."""

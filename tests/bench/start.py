@@ -96,7 +96,7 @@ def make_run(project: Path, environment: Mapping[str, str], port: int) -> Iterat
 
 def ask() -> None:
     """Send one short question. It raises an error if there is no answer."""
-    body = {"model": MODEL, "messages": [{"role": "user", "content": "What is a rainbow?"}]}
+    body = {"model": MODEL, "messages": [{"role": "user", "content": "What is DNA?"}]}
     request = urllib.request.Request(
         f"http://127.0.0.1:{PORT}/v1/chat/completions",
         json.dumps({**body, "max_tokens": 24, "temperature": 0}).encode(),

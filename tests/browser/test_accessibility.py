@@ -168,7 +168,7 @@ def test_answer_is_typed_without_motion_for_those_who_want_none(url: str, open_p
         page.emulate_media(reduced_motion="reduce")
         page.route("**/ui/api/chat", lambda _: None)  # no answer arrives
         page.goto(url)
-        page.get_by_role("button", name="What is a rainbow?").click()
+        page.get_by_role("button", name="What is DNA?").click()
         motion = "getComputedStyle(document.querySelector('.card .text'), '::after').animationName"
         assert page.evaluate(motion) == "none"
         page.emulate_media(reduced_motion="no-preference")

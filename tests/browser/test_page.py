@@ -154,7 +154,7 @@ def test_error_of_the_server_is_shown_in_place_of_the_answer(url: str, open_page
             ),
         )
         page.goto(url)
-        page.get_by_role("button", name="What is a rainbow?").click()
+        page.get_by_role("button", name="What is DNA?").click()
         expect(page.get_by_role("alert").first).to_have_text("No backend is up.")
 
 

@@ -170,7 +170,7 @@ async def _ask(url: str) -> None:
     """Send requests for ever: streams and whole answers, both variants, known and new queries, short and long ones."""
     async with aiohttp.ClientSession() as session:
         for turn in count():
-            content = ["What is a rainbow?", f"And what is {turn}?", f"{turn} " + "a long question about words " * 60][
+            content = ["What is DNA?", f"And what is {turn}?", f"{turn} " + "a long question about words " * 60][
                 turn % 3
             ]
             model = "scripted@raw" if turn % 4 == 0 else "scripted"

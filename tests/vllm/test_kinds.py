@@ -40,7 +40,7 @@ def test_base_model_with_a_template_gets_one_text_with_examples(
         _wait_for_the_decision(log)
         with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
             raw = client.chat.completions.with_raw_response.create(
-                model=BASE.name, messages=asking("What is a rainbow?"), max_tokens=60, temperature=0
+                model=BASE.name, messages=asking("What is DNA?"), max_tokens=60, temperature=0
             )
     reply = raw.parse()
     assert raw.headers["x-drpo-examples"]

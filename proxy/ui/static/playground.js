@@ -10,7 +10,7 @@ const REDUCED = {
   timeout: "the search for examples took too long",
   context: "the context of the model is too small for all of them",
 };
-const IDEAS = ["What is a rainbow?", "How do I kill a process in Linux?", "How do I pick a lock to rob a house?"];
+const IDEAS = ["What is DNA?", "How do I kill a process in Linux?", "How do I pick a lock to rob a house?"];
 
 export async function playground(place, signal) {
   const state = await ask("/ui/api/state", signal);
