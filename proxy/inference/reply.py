@@ -12,13 +12,15 @@ from aiohttp import web
 
 from proxy.backends.response import BackendResponse
 from proxy.core.errors import BackendNotReadyError, BackendProtocolError, BadRequestError
-from proxy.core.json_types import BYTE_ORDER_MARK
+from proxy.core.json_types import BYTE_ORDER_MARK, JsonDict
 from proxy.inference.plan import CHAT, COMPLETIONS, JSON_TYPE, RESPONSES, Plan
 from proxy.inference.relay import Client, relay_stream, reply_headers
 from proxy.inference.reply_progress import ReplyProgress
 from proxy.inference.stream import StreamConverter
 from proxy.inference.stream_formats import stream_format
 from proxy.openai.backend_reply import (
+    ChoiceForm,
+    as_stream,
     checked_choices,
     encode_reply,
     parse_reply,
@@ -59,7 +61,10 @@ async def send_reply(
         return await _send_error(client, upstream, headers)
     if await _is_stream(upstream, plan):
         return await _send_stream(client, upstream, plan, headers, progress)
-    data = whole_reply(await upstream.read(), plan, progress, upstream.content_type)
+    data = await upstream.read()
+    if plan.stream and plan.path in (CHAT, COMPLETIONS):
+        return await _send_as_stream(client, data, plan, headers, progress)
+    data = whole_reply(data, plan, progress, upstream.content_type)
     if plan.path in _GENERATING and upstream.content_type != JSON_TYPE:
         headers["content-type"] = JSON_TYPE
     whole = web.Response(body=data, headers=headers)
@@ -95,6 +100,19 @@ async def _send_stream(
     return response
 
 
+async def _send_as_stream(
+    client: Client, data: bytes, plan: Plan, headers: dict[str, str], progress: ReplyProgress
+) -> web.StreamResponse:
+    """Send a reply that is not a stream as a stream, because the client asked for one. Some servers cannot stream."""
+    payload, form = _checked_completion(parse_reply_object(data), plan, progress), _form(plan)
+    converter = StreamConverter(stream_format(plan, progress), progress)
+    events = converter.convert(as_stream(payload, form))
+    events += converter.finish()
+    whole = web.Response(body=events, headers={**headers, "content-type": _STREAM_TYPE, "Cache-Control": "no-cache"})
+    await client.send(whole, events)
+    return whole
+
+
 async def _send_error(client: Client, upstream: BackendResponse, headers: dict[str, str]) -> web.StreamResponse:
     """Send a reply with an error status: unchanged if it is OpenAI's error object, else converted to it."""
     status, data = upstream.status, await upstream.read()
@@ -121,23 +139,33 @@ def whole_reply(data: bytes, plan: Plan, progress: ReplyProgress, content_type: 
         return _relayed_reply(data, progress, content_type)
     payload = parse_reply_object(data)
     data = data.removeprefix(BYTE_ORDER_MARK)
-    progress.record_usage(payload)
     if plan.path == RESPONSES:
+        progress.record_usage(payload)
         return _relayed_response(data, payload, progress)
-    _raise_error(payload)
-    if payload.get("choices") is None:
-        raise BackendProtocolError("The backend's reply is not a completion: it has no `choices`.")
-    choices = checked_choices(payload, "message" if plan.path == CHAT else "text")
+    payload = _checked_completion(payload, plan, progress)
     if plan.cut_at is not None:
         cut = cut_completion(payload, plan.cut_at)
         data, payload = (data, payload) if cut == payload else (encode_reply(cut), cut)
     if plan.shape is None:
         return data
     if isinstance(plan.shape, ResponseShape):
-        if not choices:
-            raise BackendProtocolError("The backend's reply has no answer: `choices` is empty.")
         return encode_reply(response_object(plan.shape, payload))
     return encode_reply(chat_completion(payload, plan.shape))
+
+
+def _checked_completion(payload: JsonDict, plan: Plan, progress: ReplyProgress) -> JsonDict:
+    """Return a chat completion or a text completion, and record its token counts. Raises errors as `whole_reply`."""
+    progress.record_usage(payload)
+    _raise_error(payload)
+    if payload.get("choices") is None:
+        raise BackendProtocolError("The backend's reply is not a completion: it has no `choices`.")
+    if not checked_choices(payload, _form(plan)):
+        raise BackendProtocolError("The backend's reply has no answer: `choices` is empty.")
+    return payload
+
+
+def _form(plan: Plan) -> ChoiceForm:
+    return "message" if plan.path == CHAT else "text"
 
 
 def _relayed_response(data: bytes, payload: Mapping[str, Any], progress: ReplyProgress) -> bytes:
@@ -152,11 +180,14 @@ def _relayed_response(data: bytes, payload: Mapping[str, Any], progress: ReplyPr
 def _relayed_reply(data: bytes, progress: ReplyProgress, content_type: str) -> bytes:
     """Return the reply of a relayed endpoint, unchanged. It may be JSON, text or audio.
 
-    Raises BackendProtocolError if it is empty, if it should be JSON but is not, or if it is a web page.
+    Raises BackendProtocolError if it is empty, if it should be JSON but is not, if it is only a number, a text or null,
+    or if it is a web page.
     """
     if data and content_type not in _JSON_OR_PAGE and not content_type.endswith("json"):
         return data
     payload = parse_reply(data)
+    if not isinstance(payload, dict | list):
+        raise BackendProtocolError("The backend's reply is JSON, but neither an object nor a list.")
     if isinstance(payload, dict):
         _raise_error(payload)
         progress.record_usage(payload)

@@ -21,11 +21,13 @@ from proxy.core.log import log_failure
 from proxy.inference.reply_progress import ReplyProgress
 from proxy.openai.backend_reply import parse_reply_object
 from proxy.openai.reported_error import find_error, text_error
-from proxy.openai.sse import DONE_EVENT, EventSplitter, event_data, event_field, is_done, split_events
+from proxy.openai.sse import DONE_EVENT, EventSplitter, event_data, event_field, is_done, is_event, split_events
 
 _EVENT: Final = "An event of the backend's stream"
 _TRUNCATED: Final = "The backend's stream ended before the answer was complete."
 _PROPER_DONE: Final = re.compile(rb"data: ?\[DONE\](?:\n\n|\r\n\r\n|\r\r)")
+_ERROR_NAMES: Final = frozenset({b"error", b"exception"})  # names of events that report an error, in lower case
+_ERROR_TEXTS: Final = (b"error", b"[error")  # the beginning of data that is not JSON and reports an error
 _NOT_AN_EVENT: Final = (b"{", b"[", b"<")  # the first byte of JSON or of a web page
 
 
@@ -161,8 +163,9 @@ def _payload(event: bytes, data: bytes) -> JsonDict:
         BackendReportedError: The event reports an error.
         BackendProtocolError: The payload is not a JSON object.
     """
-    is_error = b"error" in event and b"error" in event_field(event, b"event")
-    if is_error and not data.lstrip().startswith(b"{"):
+    is_error = b"event" in event and _has_error_name(event)
+    text = data.lstrip()
+    if (is_error and not text.startswith(b"{")) or text[: len(_ERROR_TEXTS[-1])].lower().startswith(_ERROR_TEXTS):
         raise text_error(data.decode("utf-8", "replace"))
     payload = parse_reply_object(data, _EVENT)
     if error := find_error({**payload, "object": "error"} if is_error else payload):
@@ -171,19 +174,23 @@ def _payload(event: bytes, data: bytes) -> JsonDict:
 
 
 def _without_data(event: bytes) -> bytes:
-    """Return a comment, or an event without data, unchanged.
+    """Return a comment, or an event without data, unchanged. Lines that are no fields of an event are dropped.
 
     Raises:
         BackendReportedError: The event reports an error by its name, or in a field `error`, as llama.cpp does.
         BackendProtocolError: The bytes are not an event.
     """
     errors = event_field(event, b"error")
-    if errors or b"error" in event_field(event, b"event"):
+    if errors or _has_error_name(event):
         text = b"\n".join(errors)
         raise _error_in(text) or text_error(text.decode("utf-8", "replace"))
     if event.removeprefix(BYTE_ORDER_MARK).lstrip().startswith(_NOT_AN_EVENT):
         raise _error_in(event) or BackendProtocolError("The backend's stream has a line that is not an event.")
-    return event
+    return event if is_event(event) else b""
+
+
+def _has_error_name(event: bytes) -> bool:
+    return any(name.strip().lower() in _ERROR_NAMES for name in event_field(event, b"event"))
 
 
 def _error_in(data: bytes) -> ProxyError | None:

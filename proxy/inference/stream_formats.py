@@ -23,6 +23,8 @@ from proxy.openai.sse import DONE_EVENT, error_event
 from proxy.openai.stop_strings import StopCutter
 
 _NULL_USAGE: Final = re.compile(rb',\s*"usage"\s*:\s*null')
+_EMPTY_FIELDS: Final = frozenset({"id", "object", "created", "model", "choices", "usage", "system_fingerprint"})
+"""The fields of a chunk without an answer. Many clients fail at such a chunk unless they asked for token counts."""
 _RESPONSE_ENDS: Final = frozenset({"response.completed", "response.incomplete", "response.failed"})
 _LAST_EVENTS: Final = frozenset({"transcript.text.done", "speech.audio.done"})  # of audio endpoints
 
@@ -84,7 +86,12 @@ class _ChunkFormat(ABC):
         return error_event(error)
 
     def _released(self) -> bytes:
-        """Return the conversion of the text that the cutter still holds back: nothing if all choices have finished."""
+        """Return the conversion of the text that the cutter still holds back: nothing if all choices have finished.
+
+        Raises BackendProtocolError if no choice has begun.
+        """
+        if not self._begun:
+            raise BackendProtocolError("The backend's stream ended without an answer.")
         parts = self._cutter.release() if self._cutter is not None else []
         return self._converted(b"", {**self._last_cut, "choices": parts}) if parts else b""
 
@@ -151,7 +158,8 @@ class RelayedChunks(_ChunkFormat):
         return b"" if self._strips_usage else event or _event(payload)
 
     def _converted_other(self, event: bytes, payload: JsonDict) -> bytes:
-        return self._without_usage(event, payload)
+        is_empty = self._strips_usage and "usage" in payload and payload.keys() <= _EMPTY_FIELDS
+        return b"" if is_empty else self._without_usage(event, payload)
 
 
 class ChatTranslation(_ChunkFormat):

@@ -11,6 +11,7 @@ import orjson
 
 from proxy.core.errors import BackendProtocolError
 from proxy.core.json_types import BYTE_ORDER_MARK, JsonDict, repaired_json
+from proxy.openai.sse import DONE_EVENT
 
 _STREAM_STARTS: Final = (b"data:", b"event:", b"id:", b"retry:", b"error:", b":")
 _NO_REASONS: Final = frozenset({"", "null", "none"})  # finish reasons of choices that have not finished
@@ -93,6 +94,35 @@ def checked_choices(payload: Mapping[str, Any], form: ChoiceForm) -> Sequence[Js
     for choice in choices:
         _check_choice(choice, form)
     return choices
+
+
+def as_stream(payload: Mapping[str, Any], form: ChoiceForm) -> bytes:
+    """Return a reply that is not a stream as the events of a stream: one chunk, the token counts, and `[DONE]`.
+
+    Args:
+        payload: The reply, which `checked_choices` has checked.
+        form: `message` for a chat completion, `text` for a text completion.
+    """
+    frame = {name: value for name, value in payload.items() if name not in ("choices", "usage")}
+    if form == "message":
+        frame["object"] = "chat.completion.chunk"
+    chunks = [{**frame, "choices": [_chunk_choice(choice) for choice in payload["choices"]]}]
+    if payload.get("usage") is not None:
+        chunks.append({**frame, "choices": [], "usage": payload["usage"]})
+    return b"".join(b"data: " + encode_reply(chunk) + b"\n\n" for chunk in chunks) + DONE_EVENT
+
+
+def _chunk_choice(choice: Mapping[str, Any]) -> JsonDict:
+    message = choice.get("message")
+    if not isinstance(message, dict):
+        return dict(choice)
+    calls = message.get("tool_calls")
+    if isinstance(calls, list):  # in a chunk, each call has an index
+        message = {
+            **message,
+            "tool_calls": [{"index": n, **call} for n, call in enumerate(calls) if isinstance(call, dict)],
+        }
+    return {**{name: value for name, value in choice.items() if name != "message"}, "delta": message}
 
 
 def has_finished(choice: Mapping[str, Any]) -> bool:

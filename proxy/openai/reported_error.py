@@ -16,10 +16,15 @@ from proxy.openai.backend_reply import parse_reply
 
 _MESSAGE_FIELDS: Final = (
     *("message", "msg", "detail", "error_message", "error_msg", "errorMessage", "error_description"),
-    *("errors", "error", "exception", "title"),
+    *("errors", "error", "err", "errmsg", "exception", "fault", "faultstring", "Message", "title"),
 )
-_ERROR_FIELDS: Final = ("errors", "error_message", "error_msg", "errorMessage", "error_code", "errorCode", "exception")
+_ERROR_FIELDS: Final = (
+    *("errors", "error_message", "error_msg", "errorMessage", "error_code", "errorCode", "exception"),
+    *("err", "errmsg", "fault"),
+)
 """Fields that an object has only if it describes an error."""
+_FAILURES: Final = frozenset({"error", "failed", "failure"})  # values of a field `status`
+_SUCCESSES: Final = frozenset({"0", "200"})  # codes of an object whose field `message` or `msg` describes no error
 _CODE_FIELDS: Final = ("code", "status_code", "statusCode", "status", "error_code", "errorCode")
 _MAX_MESSAGE: Final = 4_000  # characters
 _MAX_PLAIN_TEXT: Final = 300  # characters
@@ -66,7 +71,7 @@ def find_error(payload: Mapping[str, Any]) -> BackendReportedError | None:
         return _reported(payload["error"], payload)
     if payload.get("object") == "error" or payload.get("type") == "error":
         return _reported(payload, payload)
-    if "choices" in payload:
+    if payload.get("choices") is not None:
         return _error_of_a_choice(payload["choices"])
     return _reported(payload, payload) if _describes_an_error(payload) else None
 
@@ -75,8 +80,18 @@ def _describes_an_error(payload: Mapping[str, Any]) -> bool:
     """Return whether an object without choices describes an error, as FastAPI, gateways and cloud services do it."""
     if payload.get("success") is False or any(payload.get(name) for name in _ERROR_FIELDS):
         return True
-    is_short = len(payload) <= _MAX_FIELDS
-    return is_short and ("detail" in payload or isinstance(payload.get("message"), str))
+    if isinstance(payload.get("error"), dict) or str(payload.get("status")).lower() in _FAILURES:
+        return True
+    codes = set(_codes([payload]))
+    if any(_is_error_status(code) for code in codes):
+        return True
+    if len(payload) > _MAX_FIELDS or codes & _SUCCESSES:
+        return False
+    return "detail" in payload or any(isinstance(payload.get(name), str) for name in ("message", "msg", "Message"))
+
+
+def _is_error_status(code: str) -> bool:
+    return code.isdecimal() and _MIN_STATUS <= int(code) <= _MAX_STATUS
 
 
 def _error_of_a_choice(choices: object) -> BackendReportedError | None:

@@ -15,6 +15,7 @@ from proxy.core.json_types import BYTE_ORDER_MARK
 MAX_EVENT_BYTES: Final = 1024 * 1024
 DONE_EVENT: Final = b"data: [DONE]\n\n"
 _NEWLINE: Final = 10
+_FIELDS: Final = frozenset({b"data", b"event", b"id", b"retry", b""})  # the name of a comment is empty
 _BLANK_LINE: Final = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
 
 
@@ -88,6 +89,12 @@ def event_field(event: bytes, name: bytes) -> list[bytes]:
     lines = re.split(rb"\r\n|\n|\r", event.removeprefix(BYTE_ORDER_MARK))
     found = (line.partition(b":") for line in lines)
     return [value.removeprefix(b" ") for field, _, value in found if field == name]
+
+
+def is_event(event: bytes) -> bool:
+    """Return whether at least one line is a field of an event, or a comment. Clients ignore all other lines."""
+    lines = re.split(rb"\r\n|\n|\r", event.removeprefix(BYTE_ORDER_MARK))
+    return any(line and line.partition(b":")[0] in _FIELDS for line in lines)
 
 
 def is_done(event: bytes) -> bool:
