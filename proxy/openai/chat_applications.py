@@ -17,14 +17,21 @@ from proxy.core.json_types import JsonDict
 _MAX_HEAD: Final = 400  # an instruction must begin within this many characters of a text
 _MAX_SYSTEM: Final = 4000  # characters of a system message that are read
 _MAX_TAIL: Final = 80  # the last tag of a text must be within this many characters of its end
-_TASK: Final = "### task:"
+_HEADING: Final = "###"
 _HISTORY: Final = "<chat_history>"
 _DOCUMENTS_END: Final = "</context>"
 _OUTPUT_HEADING: Final = re.compile(r"^#{2,4} *\**output\b", re.IGNORECASE | re.MULTILINE)
+_TASK_HEADING: Final = re.compile(r"#{2,4} *\**task\b", re.IGNORECASE)
+_INSTRUCTION: Final = re.compile(
+    r"(?:create|generate|write|suggest|summarize|analyze|propose|return|provide) ", re.IGNORECASE
+)
+"""The beginning of a template that an operator has written, without headings."""
 _OUTPUT_FORM: Final = re.compile(r'\{\s*"([a-z_]{1,40})"\s*:\s*(\[|")')
 _MAX_TEXT: Final = 200  # characters of a text in the answer to a background request
 _MAX_TEXTS: Final = 5  # of such an answer, if it is a list
-_TASK_END: Final = re.compile(r"(?:</chat_history>|</text>\s*#{2,4} *output:?)[\s\"'`]*\Z", re.IGNORECASE)
+_TASK_END: Final = re.compile(
+    r"(?:</chat_history>|</text>\s*#{2,4} *output:?)[\s\"'`]*(?:/no_?think\s*)?\Z", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +68,16 @@ _LAST_TEMPLATES: Final = (
     _Template("based on the chat history, give this conversation a name", "nothing else"),  # Chatbox
     _Template("here is the query:", "respond only with the title text"),  # Page Assist
     _Template("summarize in a ", "-word title. give the title only"),  # Jan
+    _Template("create a concise, 3-5 word phrase as a ", " for the following query"),  # early versions of Open WebUI
+    _Template("please help me predict the three most likely questions that human would ask"),  # Dify
+    _Template("you need to decompose the user's input into", "intention"),  # Dify
+    _Template(
+        "you're a helpful assistant! \nyour task is to suggest the next question that user might ask"
+    ),  # LlamaIndex
 )
 """Instructions in the last message. A user could write similar words, so whole clauses of the clients are compared."""
+_TITLE_ONLY: Final = "respond only with the title text"
+"""A clause of Open WebUI's earlier template for titles. Operators put other instructions before this template."""
 _SYSTEM_TEMPLATES: Final = (
     _Template("available tools:", "choose and return the correct tool"),  # Open WebUI
     _Template("you are open webui's private memory reviewer"),
@@ -73,47 +88,64 @@ _SYSTEM_TEMPLATES: Final = (
 _LAST_STARTS: Final = tuple(template.start for template in _LAST_TEMPLATES)
 _SYSTEM_STARTS: Final = tuple(template.start for template in _SYSTEM_TEMPLATES)
 _TALK: Final = r"(?:conversation|chat|thread|session|dialogue|discussion)s?"
+_TALKS: Final = r"(?:conversations|chats|threads|sessions)"
+_NAME: Final = r"(?:title|(?:short|concise|brief|descriptive)(?: chat)? name)s?"
 _TITLE_INSTRUCTION: Final = re.compile(
-    r"\b(?:generat|creat|writ|provid|produc|summari[sz]|extract|output)(?:e|es|ing|s)?\b(?:[ ,]+[\w'’()-]+){0,6}? (?:"
+    r"\b(?:generat|creat|writ|provid|produc|summari[sz]|extract|output|craft|giv|suggest|return)(?:e|es|ing|s)?\b"
+    r"(?:[ ,]+[\w'’()–-]+){0,6}? (?:"
     rf"{_TALK}(?:['’]s)? titles?\b"  # create a chat title
-    r"|titles?(?: \([^)\n]{0,40}\))? (?:for|of|about|summari[sz]ing|based on|that [\w ]{1,40}|which [\w ]{1,40}) "
-    rf"(?:the|this|a|our|user['’]s)(?: [\w'’]+)? (?:{_TALK}|messages?|query)\b"
+    rf"|{_NAME}(?:/\w+)?(?: \([^)\n]{{0,40}}\))?"
+    r" (?:for|of|about|summari[sz]ing|based on|that [\w ]{1,40}|which [\w ]{1,40}) "
+    rf"(?:the|this|a|our|user['’]s)(?: [\w'’]+)? (?:{_TALK}|messages?|query)\b(?! (?:app|bot|partner|room|server))"
+    rf"|titles for (?:[\w-]+ ){{0,2}}{_TALKS}(?=[.,:;\n]|$)"  # create titles for new chats
+    rf"|(?:concise|short|brief) description of (?:the|this) {_TALK}\b"
     r")"
     rf"|\bsummari[sz]e\b[^.\n]{{0,60}}\b{_TALK} into an? (?:[\w-]+ ){{0,3}}title\b"
-    rf"|\b{_TALK} titles? (?:assistant|generator)\b"
+    rf"|\b{_TALK} (?:titles?|titling|naming) (?:assistant|generator)\b"
 )
 """An instruction in a system message to write the title of a conversation."""
+_TITLE_SIGN: Final = re.compile(r"titl|\bname|description of")  # each such instruction has one of these
 _SHORT_FORM: Final = re.compile(
     r"\bonly\b|\bnothing else\b|\bwithout\b|\bno\b|\bnot\b|\bfew|\d+[- ](?:words?|characters)\b"
+    r"|\bconcise\b|\bshort\b|\bbrief\b|\bpithy\b"
 )
 """A limit on the form of the title, which every such instruction has."""
 
 
-def is_background(system: str, last: str, *, is_single: bool) -> bool:
+def is_background(system: str, last: str, *, is_single: bool, is_first_turn: bool) -> bool:
     """Return whether a request is a background request of a chat client.
 
     Args:
         system: The text of the system message; empty if there is none.
         last: The text of the last message.
         is_single: Whether the last message is the only message besides the system message.
+        is_first_turn: Whether there are only system and user messages.
     """
     head = last[:_MAX_HEAD].lstrip().lower()
     if head.startswith(_LAST_STARTS):
         text = last.strip().lower()
         return any(template.matches(text) for template in _LAST_TEMPLATES)
-    if not is_single:
-        return False
-    return (head.startswith(_TASK) and _is_task(last)) or (bool(system) and _asks_for_title(system[:_MAX_SYSTEM]))
+    if is_single and (_is_task(head, last) or ("query" in head and _TITLE_ONLY in last[-_MAX_SYSTEM:].lower())):
+        return True
+    return is_first_turn and bool(system) and _asks_for_title(system[:_MAX_SYSTEM])
 
 
-def _is_task(text: str) -> bool:
-    """Return whether a text that begins with the heading `### Task:` is made by Open WebUI, or by a similar client.
+def _is_task(head: str, text: str) -> bool:
+    """Return whether a text is made by Open WebUI or a similar client, from its own template or from an operator's.
 
-    The instruction of such a client has a heading for the output, and the conversation stands in a tag at the end. A
-    question about documents also begins with this heading, but it ends with the question.
+    The conversation stands in a tag at the end. Before it, the client's own template has a heading for the task and one
+    for the output. A template of an operator, which may be in any language, has an example of the JSON object. A
+    question about documents also begins with the heading for the task, but it ends with the question.
+
+    Args:
+        head: The beginning of the text.
+        text: The text.
     """
+    if not (head.startswith(_HEADING) or _INSTRUCTION.match(head)) or not _TASK_END.search(text[-_MAX_TAIL:]):
+        return False
     instruction, history, _ = text.partition(_HISTORY)
-    return bool(history and _OUTPUT_HEADING.search(instruction) and _TASK_END.search(text[-_MAX_TAIL:]))
+    has_headings = _TASK_HEADING.match(head) and _OUTPUT_HEADING.search(instruction)
+    return bool(history and (has_headings or _OUTPUT_FORM.search(instruction)))
 
 
 def answer_form(text: str) -> JsonDict | None:
@@ -125,9 +157,11 @@ def answer_form(text: str) -> JsonDict | None:
     Args:
         text: The text of the message.
     """
-    instruction = text.partition(_HISTORY)[0]
+    instruction, history, _ = text.partition(_HISTORY)
     heading = _OUTPUT_HEADING.search(instruction)
-    form = _OUTPUT_FORM.search(instruction, heading.end()) if heading else None
+    if heading is None and not history:
+        return None
+    form = _OUTPUT_FORM.search(instruction, heading.end() if heading else 0)
     if form is None:
         return None
     value: JsonDict = {"type": "string", "maxLength": _MAX_TEXT}
@@ -140,14 +174,12 @@ def answer_form(text: str) -> JsonDict | None:
 def _asks_for_title(system: str) -> bool:
     """Return whether the first sentences of a system message ask for the title of a conversation, and nothing else."""
     head = system.lstrip()[:_MAX_HEAD].lower()
-    if not head.startswith(_SYSTEM_STARTS) and "title" not in head:  # the usual case
+    if not head.startswith(_SYSTEM_STARTS) and not _TITLE_SIGN.search(head):  # the usual case
         return False
     text = system.strip().lower()
     if any(template.matches(text) for template in _SYSTEM_TEMPLATES):
         return True
-    return "title" in text[:_MAX_HEAD] and bool(
-        _TITLE_INSTRUCTION.search(text[:_MAX_HEAD]) and _SHORT_FORM.search(text)
-    )
+    return bool(_TITLE_INSTRUCTION.search(text[:_MAX_HEAD]) and _SHORT_FORM.search(text))
 
 
 def question(text: str) -> str:

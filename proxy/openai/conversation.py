@@ -63,7 +63,7 @@ class Conversation:
     @property
     def is_first_turn(self) -> bool:
         """Whether the model has not answered yet in this conversation: there are only user and system messages."""
-        return all(message.get("role") in _FIRST_ROLES for message in self.turns)
+        return _is_first_turn(self.turns)
 
     @property
     def turns(self) -> Sequence[Json]:
@@ -126,7 +126,16 @@ def _is_background(messages: Sequence[Json], instructions: str) -> bool:
         return False
     has_system = len(messages) > 1 and messages[0].get("role") in _SYSTEM_ROLES
     system = message_text(messages[0]) if has_system else instructions
-    return is_background(system, message_text(messages[-1]), is_single=len(messages) == 1 + has_system)
+    return is_background(
+        system,
+        message_text(messages[-1]),
+        is_single=len(messages) == 1 + has_system,
+        is_first_turn=_is_first_turn(messages),
+    )
+
+
+def _is_first_turn(messages: Sequence[Json]) -> bool:
+    return all(message.get("role") in _FIRST_ROLES for message in messages)
 
 
 def _without_empty_end(messages: Sequence[Json]) -> Sequence[Json]:

@@ -51,6 +51,25 @@ BACKGROUND: Final[dict[str, list[dict[str, Any]]]] = {
     "open-webui-compaction": [
         user(f"### Task:\nSummarize the conversation history that will be compacted ...\n\n### Messages ...\n{HISTORY}")
     ],
+    "open-webui-translated-template": [
+        user(
+            '### Tarefa:\nCrie um título.\n### Saída:\nFormato JSON: { "title": "seu título" }\n### Histórico:\n'
+            f"<chat_history>\n{HISTORY}\n</chat_history>"
+        )
+    ],
+    "open-webui-operators-template": [
+        user(f'Write a title. Reply in JSON: {{ "title": "..." }}\n\n<chat_history>\n{HISTORY}\n</chat_history>')
+    ],
+    "open-webui-without-thinking": [user(f"{TITLE[0]['content']} /no_think")],
+    "open-webui-line-ends": [user(TITLE[0]["content"].replace("\n", "\r\n"))],
+    "open-webui-earlier-with-a-beginning": [
+        user(
+            "Forget everything.\n\nHere is the query:\nHi\n\n... RESPOND ONLY WITH THE TITLE TEXT.\n\nExamples:\nBread"
+        )
+    ],
+    "open-webui-early": [
+        user("Create a concise, 3-5 word phrase as a header for the following query, strictly ... 'title': Hi")
+    ],
     "open-webui-memory": [system("You are Open WebUI's private memory reviewer. ..."), user(HISTORY)],
     "open-webui-tools": [
         system("Available Tools: []\n\nYour task is to choose and return the correct tool(s) ..."),
@@ -111,6 +130,49 @@ BACKGROUND: Final[dict[str, list[dict[str, Any]]]] = {
     "claude-code": [
         system("Analyze if this message indicates a new conversation topic. If it does, extract a 2-3 word title ..."),
         user("How do I bake bread?"),
+    ],
+    "opencode-with-the-conversation": [
+        system("You are a title generator. You output ONLY a thread title. Nothing else."),
+        user("Generate a title for this conversation:\n"),
+        user("How do I bake bread?"),
+    ],
+    "goose": [
+        system(
+            "Based on the conversation so far, provide a concise description of this session in 4 words or less. ..."
+        ),
+        user("How do I bake bread?"),
+    ],
+    "copilot": [
+        system("You are an expert in crafting pithy titles for chatbot conversations. ..."),
+        user("Please write a brief title for ...:\n\nHow do I bake bread?"),
+    ],
+    "onyx": [system("Given the following conversation, provide a SHORT name for the conversation. ..."), user(HISTORY)],
+    "onyx-earlier": [system("Give a short name for this chat session based on ..."), user("How do I bake bread?")],
+    "agent-zero": [
+        system("# AI role\n- You are a chat naming assistant\n# Output\n- Only respond with the name ..."),
+        user("How do I bake bread?"),
+    ],
+    "titles-for-conversations": [
+        system("You are a helpful assistant that creates concise, descriptive titles for conversations.\n..."),
+        user(HISTORY),
+    ],
+    "titles-for-new-chats": [
+        system("You generate short, clear titles for new chat sessions.\n..."),
+        user("How do I bake bread?"),
+    ],
+    "title-and-summary": [
+        system("Generating title/summary for a chat thread. 3-5 words, a plain string only."),
+        user("How do I bake bread?"),
+    ],
+    "dify": [
+        user('You need to decompose the user\'s input into "subject" and "intention" ...\n\nHow do I bake bread?')
+    ],
+    "dify-questions": [
+        *TURNS,
+        user("Please help me predict the three most likely questions that human would ask, ..."),
+    ],
+    "llama-index-questions": [
+        user(f"You're a helpful assistant! \nYour task is to suggest the next question that user might ask.\n{HISTORY}")
     ],
     "big-agi": [
         system("You are an AI conversation titles assistant who specializes in ... few-words chat titles."),

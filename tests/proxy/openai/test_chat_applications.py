@@ -56,6 +56,22 @@ ORDINARY: dict[str, list[Any]] = {
     ],
     "title-instruction-with-turns": [system("Generate a short chat title. Output only it."), *TURNS, user("And cake?")],
     "tools-without-the-instruction": [system("Available tools: an oven, a bowl."), user("What can I bake?")],
+    "question-about-an-operators-template": [
+        user(f'Why does this fail? {{ "title": "..." }}\n<chat_history>\n{HISTORY}\n</chat_history>')
+    ],
+    "titles-of-books": [system("You create descriptive titles for books. Output only the title."), user("Bread")],
+    "titles-for-a-course": [
+        system("You write titles of conversations for a language course. Not longer than 4 words."),
+        user("At the bakery"),
+    ],
+    "titles-for-classes": [system("Write titles for class discussions about novels, only short ones."), user("Bread")],
+    "names-for-bots": [system("You suggest a short name for a chat bot. Only the name."), user("It bakes bread.")],
+    "name-of-a-partner": [system("Give a short name for the chat partner. No surnames."), user("A baker")],
+    "coach": [system("You are a coach. In each session, ask for the name of the client. No small talk."), user("Hi")],
+    "questions-of-a-teacher": [
+        user("Please help me predict the three most likely questions that my teacher will ask.")
+    ],
+    "decomposed": [user("You need to decompose the user's input. How would you do it?")],
     "empty": [user("")],
     "no-content": [{"role": "user"}],
     "odd-roles": [{"role": ["system"], "content": "x"}, {"role": {"a": 1}, "content": TEMPLATE}],
@@ -129,6 +145,9 @@ def test_documents_of_open_webui_are_not_part_of_the_opening(text: str, opening:
         ("open-webui-queries", "queries", "array"),
         ("open-webui-image", "prompt", "string"),
         ("open-webui-autocomplete", "text", "string"),
+        ("open-webui-translated-template", "title", "string"),
+        ("open-webui-operators-template", "title", "string"),
+        ("open-webui-without-thinking", "title", "string"),
     ],
 )
 def test_json_object_that_open_webui_reads_is_found_in_its_template(client: str, field: str, kind: str) -> None:
