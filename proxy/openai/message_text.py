@@ -4,6 +4,7 @@ All parts of the proxy use these functions, so that they agree on which messages
 """
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any, Final, TypeGuard
 
 from proxy.core.errors import BadRequestError
@@ -12,8 +13,17 @@ from proxy.core.json_types import Json
 _OTHER_CONTENT: Final = ("tool_calls", "function_call", "audio", "reasoning", "reasoning_content")
 """Fields of a message that say something, even if the content of the message is empty."""
 _TEXT_TYPES: Final = ("text", "input_text", "output_text", "refusal")
-_INVISIBLE: Final = frozenset("\u115f\u1160\u2800\u3164\ufe0e\ufe0f\uffa0")
-"""Characters without a shape, although Unicode counts them as letters, symbols or marks."""
+_INVISIBLE: Final = frozenset(
+    map(
+        chr,
+        chain(
+            *(range(0x115F, 0x1161), range(0x17B4, 0x17B6), range(0x180B, 0x1810), range(0xFE00, 0xFE10)),
+            *(range(0xE0100, 0xE01F0), (0x034F, 0x2800, 0x3164, 0xFFA0, 0xFFFC)),
+        ),
+    )
+)
+"""Characters without a shape, although Unicode counts them as letters, symbols or marks: the default ignorable ones
+(Unicode, DerivedCoreProperties), the empty braille pattern, and U+FFFC, which stands for an object that is missing."""
 
 
 def message_text(message: Json) -> str:
@@ -66,7 +76,7 @@ def is_empty(message: Json) -> bool:
     content = message.get("content")
     if content.__class__ is str and content and _is_plain(content[0]):  # the usual case
         return False
-    if any(message.get(name) for name in _OTHER_CONTENT):
+    if any(_says_something(message.get(name)) for name in _OTHER_CONTENT):
         return False
     if isinstance(content, list):
         if not all(_is_text_part(part) for part in content):
@@ -74,6 +84,10 @@ def is_empty(message: Json) -> bool:
     elif content is not None and not isinstance(content, str):
         return False
     return is_blank(message_text(message))
+
+
+def _says_something(value: object) -> bool:
+    return not is_blank(value) if isinstance(value, str) else bool(value)
 
 
 def other_parts(messages: Sequence[Json]) -> int:
@@ -116,7 +130,12 @@ def _is_invisible(character: str) -> bool:
 
 
 def _is_emoji(character: str) -> bool:
-    return character >= "\U0001f000" or "\u2600" <= character <= "\u27bf"
+    return (
+        "\U0001f000" <= character < "\U000e0000"
+        or "\u2600" <= character <= "\u27bf"
+        or "\u2b00" <= character <= "\u2bff"
+        or "\u2300" <= character <= "\u23ff"
+    )
 
 
 def _is_text_part(part: object) -> bool:

@@ -18,6 +18,11 @@ TEXT = {"type": "text", "text": ""}
         {"content": " \n\t\u00a0\u2003"},
         {"content": "\u200b\ufeff\u2060"},
         {"content": "\u3164\u2800\ufe0f"},
+        {"content": "\ufe00\ufe07\u034f"},
+        {"content": "\u180b\u180e\u17b4"},
+        {"content": "\U000e0100\U000e0041"},
+        {"content": "\ufffc"},
+        {"content": "", "reasoning_content": " \n", "reasoning": "\u200b"},
         {"content": []},
         {"content": [TEXT, {"type": "output_text", "text": " "}, "", None]},
         {"content": [{"type": "text", "text": None}]},
@@ -55,11 +60,29 @@ def test_refusal_is_the_text_of_a_message_without_content() -> None:
     assert message_text({"content": "Yes.", "refusal": "No."}) == "Yes."
 
 
-@pytest.mark.parametrize("text", ["a", "?? 1", "猫", "ü", "مرحبا", "👍🏽", "❤️", "🇩🇪", "1️⃣", "\u200bhi"])
+@pytest.mark.parametrize("text", ["a", "?? 1", "猫", "ü", "مرحبا", "👍🏽", "❤️", "🇩🇪", "1️⃣", "⭐", "⏰", "\u200bhi"])
 def test_letters_digits_and_emoji_are_words(text: str) -> None:
     assert has_words(text)
 
 
-@pytest.mark.parametrize("text", ["", " \n", "\u200b\u200d", "?!", "...", "---", "$€", "+=<>", "\u3164", "«»", "´"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        " \n",
+        "\u200b\u200d",
+        "?!",
+        "...",
+        "---",
+        "$€",
+        "+=<>",
+        "\u3164",
+        "«»",
+        "´",
+        "\u034f\ufe01",
+        "\ufffc",
+        "\U000e0041",
+    ],
+)
 def test_blanks_punctuation_and_symbols_are_no_words(text: str) -> None:
     assert not has_words(text)
