@@ -20,14 +20,14 @@ from proxy.inference.injection.token_budget import max_token_count
 from proxy.inference.request_bodies import chat_request
 from proxy.inference.setting import Setting
 from proxy.openai.conversation import Conversation
-from proxy.openai.json_fields import encode
+from proxy.openai.json_fields import encode, whole_number
 from proxy.openai.message_text import other_parts
 
 TOKENS_PER_MARK: Final = 8
 """An upper bound of the tokens that a layout or a chat template writes around one message."""
 _MAX_PART_TOKENS: Final = 2_000
 """The number of tokens that an image, or another part that is not text, seldom exceeds."""
-_LIMIT_FIELDS: Final = ("max_output_tokens", "max_completion_tokens", "max_tokens")
+_LIMIT_FIELDS: Final = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 
 Count = Callable[[], Awaitable[int | None]]
 """A function that lets the backend count the tokens of a prompt. It returns None if the backend cannot count."""
@@ -120,8 +120,8 @@ def asked_limit(body: Json) -> int | None:
 
 
 def _count_of(value: object) -> int:
-    """Return a positive integer unchanged, and 0 for any other value."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+    """Return a positive whole number as an integer, and 0 for any other value."""
+    return max(0, whole_number(value) or 0)
 
 
 @dataclass(frozen=True, slots=True)

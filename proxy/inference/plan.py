@@ -12,7 +12,7 @@ from proxy.inference.injection.injection import Injection
 from proxy.inference.injection.injector import DEFAULT_MAX_TOKENS
 from proxy.inference.variants import Choice
 from proxy.openai.chat_completion import ChatShape
-from proxy.openai.json_fields import encode, flag_field, object_field
+from proxy.openai.json_fields import encode, flag_field, object_field, whole_number
 from proxy.openai.responses import ResponseShape
 from proxy.openai.stop_strings import StopRules
 
@@ -106,7 +106,7 @@ def _answers(sent: Json) -> int:
     """Return how many answers a request asks for: `n` for each of its prompts."""
     count, prompt = sent.get("n"), sent.get("prompt")
     prompts = prompt if isinstance(prompt, list) and prompt and isinstance(prompt[0], str | list) else [prompt]
-    return max(1, count if isinstance(count, int) else 1) * len(prompts)
+    return max(1, whole_number(count) or 1) * len(prompts)
 
 
 def _estimated_use(data: bytes, sent: Json) -> int:
@@ -116,13 +116,12 @@ def _estimated_use(data: bytes, sent: Json) -> int:
         data: The encoded body.
         sent: The same body before encoding.
     """
-    limit, choices = _limit(sent), sent.get("n")
-    answers = choices if isinstance(choices, int) and choices > 1 else 1
-    return min(len(data) // _BYTES_PER_TOKEN + limit * answers, _MAX_ESTIMATE)
+    answers = max(1, whole_number(sent.get("n")) or 1)
+    return min(len(data) // _BYTES_PER_TOKEN + _limit(sent) * answers, _MAX_ESTIMATE)
 
 
 def _limit(sent: Json) -> int:
     for name in _MAX_TOKENS_FIELDS:
-        if isinstance(cap := sent.get(name), int):
+        if (cap := whole_number(sent.get(name))) is not None:
             return max(0, cap)
     return DEFAULT_MAX_TOKENS

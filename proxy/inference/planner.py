@@ -49,7 +49,7 @@ from proxy.openai.chat_completion import (
     text_messages,
 )
 from proxy.openai.conversation import Conversation, check_input, check_messages, joined_text, offload, read_chat
-from proxy.openai.json_fields import flag_field
+from proxy.openai.json_fields import flag_field, whole_number
 from proxy.openai.response_request import chat_body
 from proxy.openai.responses import ResponseShape, echoed_fields
 from proxy.openai.stop_strings import StopRules, split_stop_strings
@@ -281,8 +281,8 @@ def _background_form(turns: Sequence[Message], model: Model) -> Json:
 
 
 def _shape(body: Json, model: Model, *, trim: bool = False) -> ChatShape:
-    top = body.get("top_logprobs")
-    return _cached_shape(trim, top if isinstance(top, int) else 0, model.dialect.usage_on_last_choice)
+    top = whole_number(body.get("top_logprobs")) or 0
+    return _cached_shape(trim, top, model.dialect.usage_on_last_choice)
 
 
 def _completion_prompt(body: Json) -> str:

@@ -29,6 +29,7 @@ from proxy.inference.injection.token_budget import (
 from proxy.inference.injection.token_costs import BundleCosts, TokenCosts
 from proxy.inference.reduction import CONTEXT, CONTEXT_PROMPT, NO_QUERY, WITHOUT_EXAMPLES
 from proxy.openai.chat_completion import client_max_tokens
+from proxy.openai.json_fields import whole_number
 
 DEFAULT_MAX_TOKENS: Final = 1024
 """The max_tokens of an answer if neither the client nor the bundle sets it. vLLM's default, 16, is too low."""
@@ -268,6 +269,6 @@ def answer_tokens(body: Json, served: ServedBundle) -> int:
     bundle's max_tokens (DEFAULT_MAX_TOKENS if the bundle sets none). Many clients always send a large max_tokens. If
     all of it were reserved, their requests would lose all examples, even the pinned ones.
     """
-    asked = client_max_tokens(body)
+    asked = whole_number(client_max_tokens(body)) or 0
     cap = bundle_cap(served)
-    return min(asked, cap) if isinstance(asked, int) and asked > 0 else min(cap, DEFAULT_ANSWER_TOKENS)
+    return min(asked, cap) if asked > 0 else min(cap, DEFAULT_ANSWER_TOKENS)

@@ -37,7 +37,7 @@ class Strict(ScriptedBackend):
 
 async def answer(reply: Reply, request: Received) -> None:
     body = request.json
-    limit = next((body[name] for name in LIMITS if body.get(name) is not None), 1)
+    limit = next((int(float(body[name])) for name in LIMITS if body.get(name) is not None), 1)
     if prompt_tokens(body) + limit > 1000:
         await reply.whole({"error": {"message": f"too long: {limit}", "type": "BadRequestError"}}, "400 Bad Request")
     else:
@@ -56,8 +56,8 @@ async def asked(
         body = {"model": "scripted", **fields}
         if path.endswith("chat/completions"):
             body.setdefault("messages", [USER])
-        status, headers, _ = await proxy.post(path, body)
-        return status, headers, backend.generating[-1].json
+        async with proxy.session.post(path, json=body) as response:
+            return response.status, response.headers, backend.generating[-1].json
 
 
 @BOTH
@@ -127,6 +127,22 @@ async def test_limit_of_a_text_completion_is_lowered_too() -> None:
     )
     assert (status, sent["max_tokens"]) == (200, 1000 - prompt_tokens(sent))
     assert headers["x-drpo-max-tokens"] == str(sent["max_tokens"])
+
+
+@BOTH
+@pytest.mark.parametrize("limit", ["985", 985.0, "985.0", " 985 ", "+985"])
+@pytest.mark.parametrize("name", LIMITS[:2])
+async def test_limit_in_another_form_that_vllm_reads_as_a_number_is_lowered(kind: str, name: str, limit: Any) -> None:
+    status, headers, sent = await asked(kind, **{name: limit, "min_tokens": limit})
+    lowered = 1000 - prompt_tokens(sent)
+    assert (status, sent.get(name, sent.get("max_tokens")), sent["min_tokens"]) == (200, lowered, lowered)
+    assert headers["x-drpo-max-tokens"] == str(lowered)
+
+
+@BOTH
+async def test_limit_field_of_another_api_does_not_hide_the_limit(kind: str) -> None:
+    status, _, sent = await asked(kind, max_tokens=985, max_output_tokens=10)
+    assert (status, sent["max_tokens"]) == (200, 1000 - prompt_tokens(sent))
 
 
 @BOTH
