@@ -213,8 +213,7 @@ async def _answer_unrouted(request: web.Request, handler: Handler) -> web.Stream
     One middleware does both, because each middleware makes every request about one percent slower.
     """
     if request.method == "OPTIONS" and _allowed_origin(request) is not None:
-        requested = request.headers.get("Access-Control-Request-Headers", "")
-        return web.Response(status=204, headers={"Access-Control-Allow-Headers": requested})
+        return web.Response(status=204, headers=_preflight_headers(request))
     try:
         return await handler(request)
     except (web.HTTPMethodNotAllowed, web.HTTPNotFound) as refused:
@@ -259,6 +258,18 @@ def _allowed_origin(request: web.Request) -> str | None:
     if origin is not None and ANY_ORIGIN in allowed:
         return ANY_ORIGIN
     return origin if origin in allowed else None
+
+
+def _preflight_headers(request: web.Request) -> dict[str, str]:
+    """Return the headers of the reply to a preflight request, besides those of every reply.
+
+    A browser asks for access to a private network if a public page calls a server on this machine or in the local
+    network. Without the permission, it does not send the request that follows.
+    """
+    headers = {"Access-Control-Allow-Headers": request.headers.get("Access-Control-Request-Headers", "")}
+    if request.headers.get("Access-Control-Request-Private-Network") == "true":
+        headers["Access-Control-Allow-Private-Network"] = "true"
+    return headers
 
 
 def _cors_headers(origin: str) -> dict[str, str]:

@@ -30,6 +30,7 @@ _OTHER_APIS: Final[Mapping[str, tuple[str, str]]] = {
     **dict.fromkeys(("/embed", "/embedding"), ("/v1/embeddings", "another API")),
     **dict.fromkeys(("/health", "/healthz", "/readyz", "/ping", "/livez"), (READY, "another server")),
     **dict.fromkeys(("/docs", "/redoc", "/swagger"), ("/openapi.json", "another server")),
+    "/engines": (MODELS, "an old version of OpenAI's API"),
     "/invocations": (CHAT, "the API of SageMaker"),
 }
 """Maps a path of another API, without a prefix such as /v1, to our path for the same purpose and the API's name."""
@@ -60,7 +61,7 @@ class WrongPath:
 def explain_path(path: str, served: Collection[str]) -> WrongPath:
     """Return which served path a client probably meant by a path that is not served."""
     plain = "/" + "/".join(part for part in path[:_MAX_LENGTH].lower().split("/") if part)
-    if plain in ("/", "/v1"):
+    if not plain.replace("/v1", "").strip("/"):
         return WrongPath(CHAT)
     if _GEMINI.search(plain):
         return WrongPath(*_OTHER_APIS["/generatecontent"])
@@ -68,7 +69,7 @@ def explain_path(path: str, served: Collection[str]) -> WrongPath:
     if without_version in _OTHER_APIS and plain not in served:
         return WrongPath(*_OTHER_APIS[without_version])
     for one in sorted(served, key=len, reverse=True):
-        if plain.endswith(one.removeprefix("/v1")):
+        if plain.endswith(one.removeprefix("/v1")) or plain.startswith(f"{one}/"):
             return WrongPath(one)
     close = get_close_matches(plain, served, n=1, cutoff=_MIN_SIMILARITY)
     return WrongPath(close[0] if close else None)

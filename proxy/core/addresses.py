@@ -14,6 +14,12 @@ MAX_PORT: Final = 65535
 ANY_ORIGIN: Final = "*"
 _SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _HOST: Final = re.compile(r"[a-z0-9](?:[a-z0-9._-]*[a-z0-9])?|\[[0-9a-f:.]+\]")
+_NUMBER: Final = re.compile(r"(?:0x[0-9a-f]*|[0-9]+)", re.IGNORECASE)
+_AMBIGUOUS: Final = re.compile(
+    "[\u00df\u03c2\u200c\u200d]"
+)  # letters that old and new rules for host names encode differently
+_NO_URL: Final = re.compile(r"[\s,#]")
+_API: Final = re.compile(r"(?:/v1)+$", re.IGNORECASE)
 _DEFAULT_PORTS: Final[Mapping[str, int]] = {"http": 80, "https": 443}
 
 
@@ -34,17 +40,18 @@ def server_root(url: str, flag: str = "--backend") -> str:
     Raises:
         StartupError: `url` is not the base URL of an HTTP server, or it contains a password or a query.
     """
+    url = url.strip()
     if "@" in url or "?" in url:
         raise StartupError(f"{flag}: a URL must not contain a password or a query. Give {flag}-api-key-file FILE.")
     try:
         parts = urlsplit(url)
         has_host = bool((parts.hostname or "").encode("idna"))
-        is_root = parts.scheme in {"http", "https"} and has_host and not parts.fragment and parts.port != 0
+        is_root = parts.scheme in {"http", "https"} and has_host and not _NO_URL.search(url) and parts.port != 0
     except ValueError:
         is_root = False
     if not is_root:
         raise StartupError(f"{flag} {url}: this is not a base URL. Give a URL such as http://127.0.0.1:8000/v1.")
-    return without_endpoint(url).removesuffix("/v1")
+    return _API.sub("", without_endpoint(url))
 
 
 def web_origin(text: str, flag: str) -> str:
@@ -69,6 +76,8 @@ def web_origin(text: str, flag: str) -> str:
         parts, host, port = urlsplit(""), "", None
     if parts.path not in ("", "/") or parts.query or parts.fragment or "@" in parts.netloc:
         raise StartupError(f"{flag} {text}: an origin has no path, query or user. Give {parts.scheme}://{host}.")
+    if _AMBIGUOUS.search(text):
+        raise StartupError(f"{flag} {text}: write the host as browsers send it, in ASCII (xn--...).")
     if not _HOST.fullmatch(host):
         raise StartupError(f"{flag} {text}: expected SCHEME://HOST[:PORT] without wildcards, or * for any origin.")
     is_default = port is None or port == _DEFAULT_PORTS.get(parts.scheme)
@@ -76,7 +85,29 @@ def web_origin(text: str, flag: str) -> str:
 
 
 def _host_in_origin(host: str) -> str:
-    return f"[{host}]" if ":" in host else host.encode("idna").decode("ascii")
+    """Return the host of an origin as browsers write it. Raises ValueError if it is not valid or ambiguous."""
+    if ":" in host:
+        return f"[{ipaddress.IPv6Address(host).compressed}]"
+    if _NUMBER.fullmatch(host.rpartition(".")[2]):  # browsers read 127.1 and 0x7f.1 as 127.0.0.1
+        return _ipv4_address(host)
+    if _AMBIGUOUS.search(host):
+        raise ValueError(host)
+    return host.encode("idna").decode("ascii")
+
+
+def _ipv4_address(host: str) -> str:
+    """Return an IPv4 address in its usual form. Its last number may stand for several bytes, as in 127.1."""
+    *first, last = [_number(part) for part in host.split(".")]
+    if len(first) > 3 or any(number > 255 for number in first) or last >= 256 ** (4 - len(first)):
+        raise ValueError(host)
+    return str(ipaddress.IPv4Address(sum(number << (24 - 8 * n) for n, number in enumerate(first)) + last))
+
+
+def _number(text: str) -> int:
+    """Return a number of an IPv4 address, which may be hexadecimal or octal. Raises ValueError if it is no number."""
+    if text.startswith("0x"):
+        return int(text, 16)
+    return int(text, 8 if text.startswith("0") else 10)
 
 
 def split_address(text: str, flag: str) -> tuple[str, int]:

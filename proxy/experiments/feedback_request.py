@@ -15,9 +15,11 @@ _MAX_COMMENT_LENGTH: Final = 10_000  # characters
 _TYPES: Final = f"true, false, a number from -{MAX_VALUE:,.0f} to {MAX_VALUE:,.0f}, or a comment (a text)"
 _RATING: Final = re.compile(
     r"true|false|yes|no|on|off|y|n|t|f|null|none|nil|undefined"
-    r"|[+\-\u2212]?(?:nan|inf|infinity|(?=[.,]?\d)[\d.,]*(?:e[+-]?\d+)?\s*(?:%|(?:/|out of)\s*\d+|stars?|points?)?)",
+    r"|[+\-\u2212]?(?:nan|inf|infinity|\u221e|(?=[.,]?\d)[\d.,]*(?:e[+-]?\d+)?\s*"
+    r"(?:%|(?:/|out of|of)\s*\d+|stars?|points?)?)|0[xb][0-9a-f]+",
     re.IGNORECASE,
 )
+_STARS: Final = frozenset("*\u2605\u2606\u2b50\u2729\u272d\ufe0f ")
 _AROUND: Final = "\"'`.!\u200b\ufeff"
 """Characters around a rating: quotation marks of JSON in JSON, the end of a sentence, characters without a width."""
 _METRIC: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
@@ -99,5 +101,10 @@ def _comment(text: str, metric: str, rated: Collection[str]) -> str:
 
 
 def _reads_as_rating(text: str) -> bool:
-    """Return whether a text has the form of a rating of another type, such as "true", "4.5", "80 %" or "4/5"."""
-    return _RATING.fullmatch(text.strip(f"{whitespace}{_AROUND}")) is not None
+    """Return whether a text has the form of a rating of another type, such as "true", "4.5", "80 %" or "4/5".
+
+    A text that has digits and signs, but no letter, is a rating, too, and so is a row of stars.
+    """
+    bare = text.strip(f"{whitespace}{_AROUND}")
+    has_digits_alone = any(map(str.isnumeric, bare)) and not any(map(str.isalpha, bare))
+    return has_digits_alone or _STARS.issuperset(bare) or _RATING.fullmatch(bare) is not None

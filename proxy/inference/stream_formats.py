@@ -15,7 +15,15 @@ from proxy.core.json_types import JsonDict
 from proxy.inference.plan import CHAT, COMPLETIONS, RESPONSES, Plan
 from proxy.inference.reply_progress import ReplyProgress
 from proxy.inference.stream import StreamFormat
-from proxy.openai.backend_reply import ChoiceForm, checked_choices, encode_reply, has_finished, is_extension
+from proxy.openai.backend_reply import (
+    ChoiceForm,
+    checked_choices,
+    encode_reply,
+    has_finished,
+    is_extension,
+    is_only_usage,
+    only_text,
+)
 from proxy.openai.chat_completion import ChatChunks, ChatShape
 from proxy.openai.chunk_cache import ChunkCache
 from proxy.openai.responses import ResponseEvents, ResponseShape, failed_event
@@ -23,8 +31,6 @@ from proxy.openai.sse import DONE_EVENT, error_event
 from proxy.openai.stop_strings import StopCutter
 
 _NULL_USAGE: Final = re.compile(rb',\s*"usage"\s*:\s*null')
-_EMPTY_FIELDS: Final = frozenset({"id", "object", "created", "model", "choices", "usage", "system_fingerprint"})
-"""The fields of a chunk without an answer. Many clients fail at such a chunk unless they asked for token counts."""
 _RESPONSE_ENDS: Final = frozenset({"response.completed", "response.incomplete", "response.failed"})
 _LAST_EVENTS: Final = frozenset({"transcript.text.done", "speech.audio.done"})  # of audio endpoints
 
@@ -86,10 +92,7 @@ class _ChunkFormat(ABC):
         return error_event(error)
 
     def _released(self) -> bytes:
-        """Return the conversion of the text that the cutter still holds back: nothing if all choices have finished.
-
-        Raises BackendProtocolError if no choice has begun.
-        """
+        """Return the conversion of the text that is still held back. Raises BackendProtocolError if no choice began."""
         if not self._begun:
             raise BackendProtocolError("The backend's stream ended without an answer.")
         parts = self._cutter.release() if self._cutter is not None else []
@@ -141,7 +144,7 @@ class RelayedChunks(_ChunkFormat):
 
     def _converted(self, event: bytes, payload: JsonDict) -> bytes:
         relayed = self._without_usage(event or _event(payload), payload)
-        if event and (found := _only_text(payload, self._form)):
+        if event and (found := only_text(payload, self._form)):
             name, text = found
             self.cache.store(event, name, text, relayed, name)
         return relayed
@@ -158,8 +161,7 @@ class RelayedChunks(_ChunkFormat):
         return b"" if self._strips_usage else event or _event(payload)
 
     def _converted_other(self, event: bytes, payload: JsonDict) -> bytes:
-        is_empty = self._strips_usage and "usage" in payload and payload.keys() <= _EMPTY_FIELDS
-        return b"" if is_empty else self._without_usage(event, payload)
+        return b"" if self._strips_usage and is_only_usage(payload) else self._without_usage(event, payload)
 
 
 class ChatTranslation(_ChunkFormat):
@@ -284,17 +286,6 @@ class RelayedEvents:
     def failure(self, error: ProxyError) -> bytes:
         """Return the error event."""
         return error_event(error)
-
-
-def _only_text(payload: Mapping[str, Any], form: ChoiceForm) -> tuple[str, str] | None:
-    """Return the field and the text of a chunk that only adds text to one choice; None for other chunks."""
-    choices = payload["choices"]
-    choice = choices[0]
-    if len(choices) != 1 or payload.get("usage") or has_finished(choice) or choice.get("logprobs"):
-        return None
-    holder: Mapping[str, Any] = {"text": choice.get("text")} if form == "text" else choice.get("delta") or {}
-    texts = [(name, text) for name, text in holder.items() if name != "role" and isinstance(text, str) and text]
-    return texts[0] if len(texts) == 1 else None
 
 
 def _event(chunk: Mapping[str, Any]) -> bytes:

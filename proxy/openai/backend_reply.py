@@ -16,6 +16,7 @@ from proxy.openai.sse import DONE_EVENT
 _STREAM_STARTS: Final = (b"data:", b"event:", b"id:", b"retry:", b"error:", b":")
 _NO_REASONS: Final = frozenset({"", "null", "none"})  # finish reasons of choices that have not finished
 _CHUNK_FIELDS: Final = frozenset({"id", "object", "created", "model", "choices"})
+_USAGE_FIELDS: Final = _CHUNK_FIELDS | {"usage", "system_fingerprint"}
 
 ChoiceForm = Literal["message", "delta", "text"]
 """The field of a choice that has its text: `message` in a chat completion, `delta` in a chunk of a chat completion, and
@@ -82,6 +83,11 @@ def is_extension(payload: Mapping[str, Any]) -> bool:
     return bool(payload) and _CHUNK_FIELDS.isdisjoint(payload)
 
 
+def is_only_usage(payload: Mapping[str, Any]) -> bool:
+    """Return whether an event without choices has token counts, or their place, and nothing else."""
+    return "usage" in payload and payload.keys() <= _USAGE_FIELDS
+
+
 def checked_choices(payload: Mapping[str, Any], form: ChoiceForm) -> Sequence[JsonDict]:
     """Return the choices of a reply or a chunk.
 
@@ -129,6 +135,17 @@ def has_finished(choice: Mapping[str, Any]) -> bool:
     """Return whether a choice has a finish reason. Some servers send "" or "null" until the choice has finished."""
     reason = choice.get("finish_reason")
     return reason is not None and str(reason).strip().lower() not in _NO_REASONS
+
+
+def only_text(payload: Mapping[str, Any], form: ChoiceForm) -> tuple[str, str] | None:
+    """Return the field and the text of a chunk that only adds text to one choice; None for other chunks."""
+    choices = payload["choices"]
+    choice = choices[0]
+    if len(choices) != 1 or payload.get("usage") or has_finished(choice) or choice.get("logprobs"):
+        return None
+    holder: Mapping[str, Any] = {"text": choice.get("text")} if form == "text" else choice.get("delta") or {}
+    texts = [(name, text) for name, text in holder.items() if name != "role" and isinstance(text, str) and text]
+    return texts[0] if len(texts) == 1 else None
 
 
 def _check_choice(choice: JsonDict, form: ChoiceForm) -> None:

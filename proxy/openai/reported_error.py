@@ -45,13 +45,15 @@ _PRIVATE: Final = (
     r"(?<![\d.])(?:(?:10|127)\.\d{1,3}|192\.168|169\.254|172\.(?:1[6-9]|2\d|3[01]))(?:\.\d{1,3}){2}(?![\d.]*\d)"
 )
 _NAME: Final = r"[\w-]+(?:\.[\w-]+)*\.(?:svc|local|internal)\b[\w.]*"
+_PRIVATE_IPV6: Final = r"\[(?:f[cd][0-9a-f]{2}|fe80|::1\])[0-9a-f:.%]*\]?"
 _INTERNAL_HOST: Final = rf"(?:{_PRIVATE}|\[[0-9a-f:.]+\]|{_NAME}|[\w-]+)"
 _INTERNAL_ADDRESS: Final = re.compile(
     rf"https?://{_INTERNAL_HOST}(?![\w.-])[^\s'\"<>)]*"  # a URL whose host is not public, such as http://vllm:8000/v1
-    rf"|{_PRIVATE}(?::\d+)?|\blocalhost(?::\d+)?\b|\b{_NAME}(?::\d+)?",
+    rf"|(?:{_PRIVATE}|{_PRIVATE_IPV6})(?::\d+)?|\blocalhost(?::\d+)?\b|\b{_NAME}(?::\d+)?",
     re.IGNORECASE,
 )
 _PAGE: Final = re.compile(r"[\ufeff\s]*<(?:!doctype|html|head|body|\?xml|!--)", re.IGNORECASE)
+_PAGE_INSIDE: Final = re.compile(r"<(?:!doctype html|html)\b[^>]*>.*", re.IGNORECASE | re.DOTALL)
 _HINTS: Final[Mapping[int, str]] = {
     401: " The backend, or a gateway in front of it, did not accept the key.",
     403: " The backend, or a gateway in front of it, refused access.",
@@ -145,10 +147,11 @@ def without_addresses(text: str, status: int) -> str:
     """Return the text of an error without addresses, which a gateway or a failing server may name.
 
     An error with a status below 500 may name a URL of the client's request, so only internal addresses are removed
-    from such an error. A web page gives no reason, so nothing of a page is kept.
+    from such an error. A web page gives no reason, so nothing of a page is kept, even if another text precedes it.
     """
     if _PAGE.match(text):
         return ""
+    text = _PAGE_INSIDE.sub("[web page]", text) if "<" in text else text
     addresses = _INTERNAL_ADDRESS if status < _SERVER_ERROR else _ADDRESS
     return addresses.sub("[address]", text[:_MAX_MESSAGE]) if addresses.search(text) else text
 

@@ -152,6 +152,18 @@ OTHER_FORMS = {
     ),
     "a route to a name": (b'{"message": "http://secret.default.svc:80/v1 is gone"}', "[address] is gone"),
     "a route to a short name": (b'{"message": "http://secret:80/v1 is gone"}', "[address] is gone"),
+    "a page after a text": (
+        b'{"error": {"message": "upstream said: <html lang=en><address>nginx at 10.1.2.3</address></html>"}}',
+        "upstream said: [web page]",
+    ),
+    "a page after a text, in another form": (
+        b'{"detail": "404: <!DOCTYPE HTML>\\n<h1>nginx secret</h1>"}',
+        "404: [web page]",
+    ),
+    "a route to IPv6": (
+        b'{"error": {"message": "no route to [fd00:10:1::3]:8000 (secret-1.local)"}}',
+        "to [address] (",
+    ),
     "nothing": (b"", "reason"),
     "not UTF-8": (b"\xff\xfe", ""),
 }
@@ -172,7 +184,9 @@ async def test_error_reply_of_another_form_becomes_openais(
     assert (got, headers["Content-Type"]) == (status, "application/json")
     assert reply["error"].keys() == {"message", "type", "param", "code"}
     assert reason in reply["error"]["message"]
-    assert not any(word in reply["error"]["message"] for word in ("10.1.2.3", "html", "HTML", "nginx", "secret"))
+    assert not any(
+        word in reply["error"]["message"] for word in ("10.1.2.3", "html", "HTML", "nginx", "secret", "fd00")
+    )
     if reason == "reason":
         assert str(status) in reply["error"]["message"]
 
@@ -196,6 +210,7 @@ async def test_503_of_a_backend_that_loads_has_retry_after(given: str | None) ->
         "drpo 10.2.3 has no 1.10.2.3.4",
         "max_tokens is 10.5",
         "n must be at most 127",
+        "stop: [::] and [f] are no lists, 1 < 2, <htmlx>",
     ],
 )
 async def test_error_about_the_request_of_a_client_stays_as_it_is(text: str) -> None:

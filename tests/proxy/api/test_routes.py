@@ -276,6 +276,19 @@ async def test_cors_is_off_unless_the_origin_is_allowed() -> None:
             assert response.headers["Access-Control-Allow-Headers"] == "authorization,x-stainless-lang"
 
 
+@pytest.mark.parametrize("origins", [["https://app.test"], ["*"]])
+async def test_page_of_an_allowed_origin_may_call_a_server_in_a_private_network(origins: list[str]) -> None:
+    async with scripted_backend(answer) as backend, serving(backend.url, cors=origins) as proxy:
+        asks = {"Access-Control-Request-Private-Network": "true", "Access-Control-Request-Method": "POST"}
+        for origin, fields, permission in (
+            ("https://app.test", asks, "true"),
+            ("https://app.test", {}, None),
+            ("https://evil.test", asks, "true" if origins == ["*"] else None),
+        ):
+            async with proxy.session.options("/v1/models", headers={"Origin": origin, **fields}) as response:
+                assert response.headers.get("Access-Control-Allow-Private-Network") == permission
+
+
 async def test_any_origin_is_allowed_by_an_asterisk_and_without_credentials() -> None:
     async with scripted_backend(answer) as backend, serving(backend.url, cors=["*"]) as proxy:
         for origin in ("https://app.test", "null", "http://localhost:3000"):

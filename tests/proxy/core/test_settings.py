@@ -106,6 +106,7 @@ def test_port_out_of_range_is_refused(port: int) -> None:
 
 ROOTS = [
     *("http://h:1", "http://h:1/", "http://h:1/v1", "http://h:1/v1/", "http://h:1/v1/chat/completions"),
+    *("http://h:1/v1/v1", "http://h:1/V1/", " http://h:1/v1\n"),
     *("http://h:1/v1/completions/", "http://h:1/v1/responses", "http://h:1/v1/models", "http://h:1/chat/completions"),
 ]
 
@@ -115,7 +116,10 @@ def test_backend_url_is_the_root_or_the_url_of_v1_or_of_an_endpoint(url: str) ->
     assert server_root(url) == "http://h:1"
 
 
-@pytest.mark.parametrize("url", ["h:1", "ftp://h", "http://", "http://h#x", "file:///etc/passwd"])
+@pytest.mark.parametrize(
+    "url",
+    ["h:1", "ftp://h", "http://", "http://h#x", "http://h#", "http://h,http://g", "http://h /v1", "file:///etc/passwd"],
+)
 def test_backend_url_that_is_no_base_url_is_refused(url: str) -> None:
     with pytest.raises(StartupError, match="--backend"):
         server_root(url)
@@ -231,6 +235,10 @@ def test_reachable_admin_listener_is_refused(admin: str) -> None:
         ("http://app.test:80/", "http://app.test"),
         ("http://localhost:3000", "http://localhost:3000"),
         ("http://[::1]:3000", "http://[::1]:3000"),
+        ("http://[0:0:0:0:0:0:0:1]:3000", "http://[::1]:3000"),
+        ("http://[2001:DB8::0:1]", "http://[2001:db8::1]"),
+        ("http://127.1:3000", "http://127.0.0.1:3000"),
+        ("http://0x7f.1", "http://127.0.0.1"),
         ("https://b\u00fccher.example", "https://xn--bcher-kva.example"),
         ("chrome-extension://abcdef", "chrome-extension://abcdef"),
         ("tauri://localhost", "tauri://localhost"),
@@ -245,7 +253,17 @@ def test_origin_is_put_into_the_form_that_browsers_send(given: str, sent: str) -
     [
         *("app.test", "localhost:3000", "https://app.test/page", "https://app.test?x", "https://app.test#x"),
         *("https://*.app.test", "https://", "https://a,https://b", "https://user@app.test", "file://", "http://a:b"),
-        *("https://app test", "https:/app.test", "**", "", "http://a:99999", "https://app.test/*"),
+        *(
+            "https://stra\u00dfe.example",
+            "http://[::g]",
+            "http://1.2.3.4.5",
+            "https://app test",
+            "https:/app.test",
+            "**",
+            "",
+            "http://a:99999",
+            "https://app.test/*",
+        ),
     ],
 )
 def test_origin_that_no_browser_sends_is_refused(given: str) -> None:

@@ -43,6 +43,20 @@ OTHER_TYPES: tuple[object, ...] = (None, [], [1], {}, {"value": 1})
 NUMBERS_AS_TEXT = ("5", "4.5", "-1", "+1", "1e3", "1,5", "80 %", "4/5", ".5", "\u0665", "NaN", "-inf", "\u22121")
 WORDS = (
     *("true", "False", " TRUE ", "yes", "No", "null", "None", "", "  "),
+    *(
+        "\u00bd",
+        "4\u2605",
+        "\u2605\u2605\u2605\u2606",
+        "***",
+        "5 of 5",
+        "-\u221e",
+        "0x1",
+        "$5",
+        "10 \u20ac",
+        "1 2",
+        "1_000",
+        "--1",
+    ),
     *('"true"', "'4.5'", "true.", "Yes!", "5 stars", "1 star", "4 out of 5", "8 points", "\u200b", "\ufefftrue"),
 )
 
@@ -66,7 +80,9 @@ def test_metric_that_is_spelled_like_a_measured_one_is_refused(metric: str) -> N
         parse_feedback({**REQUEST, "metric": metric, "value": 1}, 0.0)
 
 
-@pytest.mark.parametrize("value", ["It was short.", "no, it was wrong", "5 reasons", "\N{THUMBS UP SIGN}"])
+@pytest.mark.parametrize(
+    "value", ["It was short.", "no, it was wrong", "5 reasons", "\N{THUMBS UP SIGN}", "4 of my friends", "a**b"]
+)
 def test_comment_is_kept_unless_an_experiment_compares_the_metric(value: str) -> None:
     assert parse_feedback({**REQUEST, "value": value}, 0.0, {"helpful"}).comment == value
     with pytest.raises(BadRequestError, match=r"true, false or a number .* an experiment compares this metric"):
