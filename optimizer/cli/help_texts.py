@@ -88,7 +88,7 @@ The command has these steps. Each step leaves its result in DIR:
   run/             the run, with the recipe "raced", a budget and a sealed evaluation. report.html shows the run
   bundle/          the new bundle, if it is better than the current one on sealed rows
   experiment.toml  an experiment with the current bundle as the control and the new bundle as the treatment. It has
-                   guardrails, and says how many users it needs
+                   guardrails, and says how many users it needs. Without a new bundle, there is no experiment
   summary.html     what changed and why, and what to do next
 
 Nothing is served until you give experiment.toml to drpo-proxy. Ctrl-C is safe: the same command continues, and repeats

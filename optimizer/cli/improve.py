@@ -200,7 +200,7 @@ def _finish(start: Start, current: Path, query: StoreQuery, options: argparse.Na
     store = f" --store {quote(options.store)}" if options.store and not has_password(options.store) else ""
     print_error_line("Step 4 of 4: experiment file and summary")
     run = summarize_run(read_journal(folder.run))
-    is_found = bool(run.bundle and run.bundle["found"])
+    is_found = run.is_found
     if is_found:
         _copy_bundle(folder)
         plan = ExperimentPlan(
@@ -224,7 +224,7 @@ def _finish(start: Start, current: Path, query: StoreQuery, options: argparse.Na
         steps,
     )
     write_file(folder.summary, summary_html(improvement).encode())
-    lines = [verdict_line(run.sealed, is_found=is_found), f"Summary:  {folder.summary}", "", "What to do next:"]
+    lines = [verdict_line(run), f"Summary:  {folder.summary}", "", "What to do next:"]
     lines += [part for one in steps for part in (f"- {one.text}", *([f"    {one.command}"] if one.command else []))]
     sys.stdout.write("\n".join(lines) + "\n")
 

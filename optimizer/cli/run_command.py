@@ -76,7 +76,8 @@ def show_result(result: Result, task: ModelTable) -> None:
             "The budget ended the search early. To continue the search, raise the limit under [budget], and resume."
         )
     sealed = result_values(result.sealed) if result.sealed else None
-    console.print(sealed_sentence(sealed, is_found=result.is_found), soft_wrap=True)
+    sentence = sealed_sentence(sealed, is_found=result.is_found, kept_start=result.kept_start)
+    console.print(sentence, soft_wrap=True)
     if result.is_found:
         console.print(f"Serve it:  {_serve_command(result.bundle, task)}", soft_wrap=True)
     else:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any, Final
 
-from optimizer.core.journal import Event
 from optimizer.report.markup import block, head_row, interval_cell, isolated, page, row, table, text
 from optimizer.report.preference_section import stated_preferences
 from optimizer.report.run_summary import RunSummary
@@ -74,9 +73,9 @@ def summary_html(found: Improvement) -> str:
     return page(f"{found.name}: improvement", css, body)
 
 
-def verdict_line(sealed: Event | None, *, is_found: bool) -> str:
+def verdict_line(run: RunSummary) -> str:
     """Return one sentence about the result on sealed rows."""
-    return sealed_sentence(sealed, is_found=is_found, baseline="the current bundle")
+    return sealed_sentence(run.sealed, is_found=run.is_found, kept_start=run.kept_start, baseline="the current bundle")
 
 
 def _headline(found: Improvement) -> Iterator[str]:
@@ -84,7 +83,7 @@ def _headline(found: Improvement) -> Iterator[str]:
     yield f'<h1 dir="auto">{text(found.name)}</h1>'
     yield f'<p class="soft">made from {isolated(found.current)} and the feedback of users</p>'
     good = " good" if sealed is not None and sealed["improved"] else ""
-    yield f'<p class="verdict{good}">{text(verdict_line(sealed, is_found=bool(found.experiment)))}</p>'
+    yield f'<p class="verdict{good}">{text(verdict_line(found.run))}</p>'
     if found.run.spent_out:
         yield f"<p>The budget of {text(found.run.spent_out)} ended the search early.</p>"
 

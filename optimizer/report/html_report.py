@@ -66,9 +66,9 @@ def _headline(summary: RunSummary) -> Iterator[str]:
     calls = sum(usage.calls for usage in summary.usage.values())
     yield f'<p class="soft">recipe {text(summary.recipe)}, {calls:,} calls, {summary.minutes:.0f} minutes</p>'
     if summary.sealed is not None or summary.bundle is not None:
-        is_found = summary.bundle is not None and bool(summary.bundle["found"])
         good = " good" if summary.sealed is not None and summary.sealed["improved"] else ""
-        yield f'<p class="verdict{good}">{text(sealed_sentence(summary.sealed, is_found=is_found))}</p>'
+        sentence = sealed_sentence(summary.sealed, is_found=summary.is_found, kept_start=summary.kept_start)
+        yield f'<p class="verdict{good}">{text(sentence)}</p>'
     else:
         yield '<p class="verdict">The run is not finished, so there is no bundle yet.</p>'
     if summary.spent_out:

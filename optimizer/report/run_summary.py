@@ -155,6 +155,16 @@ class RunSummary:
         prompt = self.bundle.get("prompt")
         return next((node.id for node in reversed(list(self.nodes.values())) if node.prompt == prompt), None)
 
+    @property
+    def is_found(self) -> bool:
+        """Whether the run wrote the bundle that its search found, and not the baseline."""
+        return self.bundle is not None and bool(self.bundle["found"])
+
+    @property
+    def kept_start(self) -> bool:
+        """Whether the search kept the baseline, so that there is no new bundle."""
+        return self.bundle is not None and bool(self.bundle["kept_start"])
+
     def winners(self, proposer: str) -> Sequence[PromptNode]:
         """Return the candidates of a proposer that beat their parents in the race that they were made for."""
         nodes = [self.nodes[key] for level in self.levels for key in level.won]

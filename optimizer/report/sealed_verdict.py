@@ -3,14 +3,17 @@
 from optimizer.core.journal import Event
 
 
-def sealed_sentence(sealed: Event | None, *, is_found: bool, baseline: str = "the baseline") -> str:
+def sealed_sentence(sealed: Event | None, *, is_found: bool, kept_start: bool, baseline: str = "the baseline") -> str:
     """Return a sentence that says whether the new bundle is better than the baseline.
 
     Args:
         sealed: The `sealed` event of the run; None if the run has no sealed rows.
         is_found: Whether the bundle that was written is the one that the search found, and not the baseline.
+        kept_start: Whether the search kept the baseline. Then there is no new bundle.
         baseline: What the reader calls the baseline.
     """
+    if kept_start:
+        return f"The search kept its start, {baseline}: no change that it tried was clearly better. No bundle is new."
     if sealed is None:
         return f"There are no sealed rows, so nothing shows whether the new bundle is better than {baseline}."
     mean, low, high = sealed["against"]["baseline"]["difference"]

@@ -48,12 +48,14 @@ class Result:
         bundle: The directory of the bundle that was written.
         sealed: The result of the sealed evaluation; None if the run has no sealed rows.
         is_found: Whether the bundle is the one that the search found, and not the baseline.
+        kept_start: Whether the search kept the baseline, so that there was nothing else to write.
         spent_out: Whether the budget ended the search early.
     """
 
     bundle: Path
     sealed: SealedResult | None
     is_found: bool
+    kept_start: bool
     spent_out: bool
 
 
@@ -92,13 +94,14 @@ async def _run_stages(config: RunConfig, directory: Path, journal: Journal, noti
         best, spent_out = await _optimize(context, first)
         sealed = await run_sealed_evaluation(context, best, baseline) if context.data.sealed else None
         improved = sealed.improved if sealed else None
-        is_found = config.bundle.write == FOUND or bool(improved)
+        kept_start = best.key == baseline.key
+        is_found = not kept_start and (config.bundle.write == FOUND or bool(improved))
         chosen = best if is_found else baseline
         bundle = await asyncio.to_thread(_write_bundle, context, chosen, sealed, directory)
         # Without sealed rows, it is not known whether the bundle is better than the baseline.
-        found = {"improved": improved, "found": is_found, "candidate": chosen.key, "prompt": chosen.prompt}
-        await journal.note("bundle", directory=bundle.name, **found)
-        return Result(bundle, sealed, is_found, spent_out)
+        found = {"improved": improved, "found": is_found, "kept_start": kept_start}
+        await journal.note("bundle", directory=bundle.name, **found, candidate=chosen.key, prompt=chosen.prompt)
+        return Result(bundle, sealed, is_found, kept_start, spent_out)
 
 
 async def _note_start(context: RunContext, notify: Notify) -> None:

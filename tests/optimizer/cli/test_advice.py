@@ -96,5 +96,6 @@ async def test_resume_says_that_run_toml_has_changed(
     ],
 )
 def test_result_says_how_to_serve_the_bundle(model: str, command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    show_result(Result(Path("a run/bundle"), None, is_found=True, spent_out=False), ModelTable("http://h:1/v1", model))
+    result = Result(Path("a run/bundle"), None, is_found=True, kept_start=False, spent_out=False)
+    show_result(result, ModelTable("http://h:1/v1", model))
     assert f"Serve it:  {command}\n" in capsys.readouterr().out

@@ -5,7 +5,7 @@ import json
 import signal
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -25,7 +25,7 @@ from tests.optimizer.improve.given import (
     write_bundle_and_config,
     write_store,
 )
-from tests.optimizer.scripted_models import PROMPT, ScriptedModels, open_scripted_models
+from tests.optimizer.scripted_models import CRITERIA, PROMPT, ScriptedModels, open_scripted_models
 
 PARTS = ("train", "validation", "sealed")
 ROOT = Path(__file__).resolve().parents[3]
@@ -69,16 +69,35 @@ async def test_feedback_becomes_a_better_bundle_and_an_experiment_that_the_proxy
         assert len(models.requests) == requests
 
 
-async def test_without_a_better_bundle_there_is_nothing_to_test(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("write", ["better", "found"])
+async def test_search_that_kept_the_current_bundle_leaves_nothing_to_test(
+    write: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store, out = write_store(tmp_path), tmp_path / "out"
     async with open_scripted_models(scores=lambda _quality, _query: {"helpfulness": 3, "clarity": 4}) as (_, url):
+        flags = write_bundle_and_config(tmp_path, url, f'[bundle]\nwrite = "{write}"\n')
+        assert await improve(*flags, "--store", store, "--out", str(out)) == 0
+    assert not (out / "experiment.toml").exists()
+    assert not (out / "bundle").exists()
+    output, page = capsys.readouterr().out, (out / "summary.html").read_text(encoding="utf-8")
+    for found in (output, page):
+        assert "The search kept its start, the current bundle" in found
+        assert "Keep the current bundle" in found
+        assert "new bundle" not in found
+
+
+async def test_bundle_that_is_found_but_not_better_leaves_nothing_to_test(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def scores(quality: int, query: str) -> Mapping[str, int]:
+        return dict.fromkeys(CRITERIA, 3 if part_of(query) == "sealed" else min(5, 1 + quality))
+
+    store, out = write_store(tmp_path), tmp_path / "out"
+    async with open_scripted_models(scores=scores) as (_, url):
         flags = write_bundle_and_config(tmp_path, url)
         assert await improve(*flags, "--store", store, "--out", str(out)) == 0
     assert not (out / "experiment.toml").exists()
     assert not (out / "bundle").exists()
-    assert "Keep the current bundle" in (out / "summary.html").read_text(encoding="utf-8")
     assert (
         "The search found nothing that is better than the current bundle by more than chance" in capsys.readouterr().out
     )

@@ -19,10 +19,14 @@ from index.bundle.bundle import load_bundle
 from index.embedders.registry import DEFAULT_EMBEDDER, open_embedder
 from index.measures.confidence import Interval
 from optimizer.__main__ import main
+from optimizer.cli.run_command import show_result
 from optimizer.core.config import read_config
 from optimizer.core.errors import BudgetSpentError, ConfigError
 from optimizer.core.journal import Journal, read_journal
+from optimizer.core.model_tables import ModelTable
 from optimizer.estimation.estimate import estimate
+from optimizer.report.html_report import report_page
+from optimizer.report.run_summary import summarize_run
 from optimizer.stages.run_context import open_run_context
 from tests.optimizer.scripted_models import CRITERIA, PROMPT, open_scripted_models, run_config, stable_number, write_run
 
@@ -46,11 +50,26 @@ async def test_run_finds_a_better_prompt_confirms_it_on_sealed_queries_and_write
     assert provenance["sealed"]["improved"] is True  # type: ignore[index]  # free form
 
 
-async def test_run_without_improvement_writes_the_baseline(tmp_path: Path) -> None:
+@pytest.mark.parametrize("bundle", [{}, {"write": "found"}], ids=str)
+async def test_run_without_improvement_writes_the_baseline_and_says_that_it_is_not_new(
+    bundle: Mapping[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     async with open_scripted_models(scores=lambda _quality, query: {"helpfulness": 3, "clarity": 4}) as (_, url):
-        result = await run_config(write_run(tmp_path, url), tmp_path / "out")
+        result = await run_config(write_run(tmp_path, url, bundle=bundle), tmp_path / "out")
+        show_result(result, ModelTable(url, "task"))
     assert not result.sealed.improved
+    assert (result.kept_start, result.is_found) == (True, False)
     assert prompt_of(result.bundle) == PROMPT
+    for text in (capsys.readouterr().out, report_page(summarize_run(read_journal(tmp_path / "out")))):
+        assert "The search kept its start, the baseline" in text
+        assert "new bundle" not in text
+
+
+async def test_first_candidate_that_differs_from_the_baseline_is_a_new_bundle(tmp_path: Path) -> None:
+    async with open_scripted_models(scores=lambda _quality, query: {"helpfulness": 3, "clarity": 4}) as (_, url):
+        config = write_run(tmp_path, url, bundle={"prompt": "Another prompt.", "write": "found"})
+        result = await run_config(config, tmp_path / "out")
+    assert (result.kept_start, result.is_found) == (False, True)
 
 
 async def test_repeated_run_makes_no_call_and_writes_the_same_bundle(tmp_path: Path) -> None:
