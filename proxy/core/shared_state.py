@@ -13,12 +13,15 @@ from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Final, Protocol, Self, TypeAlias
+from typing import IO, Final, Protocol, Self, TypeAlias
 
 NAME_BYTES: Final = 32
 CELLS: Final = 4  # floats under one name
 _CELL_BYTES: Final = 8  # the size of an integer, and also of a float
 _RECORD_BYTES: Final = NAME_BYTES + CELLS * _CELL_BYTES
+PRESENT: Final = "present"
+FILES: Final = frozenset({"lock", PRESENT, "seats", "accounts"})
+"""The files that the folder of the workers has from the beginning."""
 
 Cells: TypeAlias = "memoryview[float]"
 RequestCounts: TypeAlias = "memoryview[int]"
@@ -78,7 +81,8 @@ class MappedState:
     The folder contains these files:
 
         lock: Each worker locks this file while it changes a number.
-        present: Each running worker holds a shared lock on this file, which shows that the worker uses the folder.
+        present: The server and each running worker hold a shared lock on this file, which shows that they use the
+            folder.
         kind-*: The decisions of proxy/backends/kinds, which one worker makes for all workers; one file per model.
         seats: The number of requests in flight in each worker; one integer per worker.
         accounts: The named floats that `cells` returns; one record of NAME_BYTES and CELLS floats per name.
@@ -97,11 +101,11 @@ class MappedState:
         self.folder = folder
         self.worker = worker
         self._lock = (folder / "lock").open("rb")
-        self._present = (folder / "present").open("rb")
+        self._present = (folder / PRESENT).open("rb")
         self._accounts = folder / "accounts"
         self.in_flight: RequestCounts = _map(folder / "seats").cast("q")
         fcntl.flock(self._present, fcntl.LOCK_SH)
-        (folder / "present").stat()  # raises if another worker removed the folder before this worker had its lock
+        (folder / PRESENT).stat()  # raises if another worker removed the folder before this worker had its lock
 
     def __enter__(self) -> Self:
         return self
@@ -124,12 +128,20 @@ class MappedState:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     @staticmethod
-    def prepare(folder: Path, workers: int) -> None:
-        """Create the files of a folder. Call this before the first worker starts."""
+    def prepare(folder: Path, workers: int) -> IO[bytes]:
+        """Create the files of a folder. Call this before the first worker starts.
+
+        Returns:
+            The open file `present`. The folder is in use while this file is open, or while a worker runs.
+        """
         (folder / "lock").touch()
-        (folder / "present").touch()
         (folder / "accounts").touch()
         (folder / "seats").write_bytes(bytes(workers * _CELL_BYTES))
+        unlocked = folder / "unlocked"
+        present = unlocked.open("wb")
+        fcntl.flock(present, fcntl.LOCK_SH)
+        unlocked.rename(folder / PRESENT)  # the file gets its name only now: without a lock, the folder is abandoned
+        return present
 
     @property
     def lock(self) -> AbstractContextManager[object]:

@@ -10,13 +10,11 @@ import json
 import os
 import signal
 import sys
-import tempfile
 import time
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any, Final, Self, cast
 
 from aiohttp import web
@@ -30,8 +28,9 @@ from proxy.core.log import log_event
 from proxy.core.metrics import FOLDER_VARIABLE
 from proxy.core.progress import ProgressCallback
 from proxy.core.settings import Settings
-from proxy.core.shared_state import MappedState, clear_in_flight
+from proxy.core.shared_state import clear_in_flight
 from proxy.server.service import Status
+from proxy.server.workers_folder import workers_folder
 from proxy.ui.worker_relay import WorkerSockets, add_page_of_workers
 
 _MIN_RESTART_DELAY: Final = 0.1  # seconds before the first replacement of a worker; each further delay is twice as long
@@ -92,12 +91,11 @@ class Supervisor:
         self._workers: dict[int, Worker] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._stopping = False
+        self._opened = ExitStack()  # holds the workers' folder
         self._reload_lock = asyncio.Lock()  # also held during a replacement, so that the new worker misses no reload
 
     async def __aenter__(self) -> Self:
-        self._temporary = tempfile.TemporaryDirectory(prefix="drpo-")
-        self._folder = Path(self._temporary.name)
-        MappedState.prepare(self._folder, self._settings.server.workers)
+        self._folder = self._opened.enter_context(workers_folder(self._settings.server.workers))
         try:
             self._report(f"Starting {self._settings.server.workers} workers")
             starts = (self._start(number) for number in range(self._settings.server.workers))
@@ -247,7 +245,7 @@ class Supervisor:
             with suppress(ProcessLookupError):
                 worker.process.kill()
             await worker.process.wait()
-        self._temporary.cleanup()
+        self._opened.close()
 
 
 def _refusal(reply: Mapping[str, Any] | BaseException) -> str | None:

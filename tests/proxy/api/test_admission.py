@@ -113,8 +113,8 @@ async def test_wait_in_the_queue_times_out(monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.fixture
 def workers(tmp_path: Path) -> Iterator[list[MappedState]]:
-    MappedState.prepare(tmp_path, 3)
     with ExitStack() as opened:
+        opened.enter_context(MappedState.prepare(tmp_path, 3))
         yield [opened.enter_context(MappedState(tmp_path, number)) for number in range(3)]
 
 
