@@ -28,6 +28,7 @@ from index.cli.import_command import read_import, report
 from index.cli.list_command import print_list
 from index.cli.progress import CountingEmbedder, Progress
 from index.cli.shipped_view import read_provenance_page
+from index.counted import counted
 from index.embedders.base import Embedder
 from index.embedders.registry import check_embedder_allowed, open_embedder
 from index.errors import BundleFormatError, BundleIntegrityError, DrpoError, UsageError
@@ -69,7 +70,8 @@ def _verify(options: argparse.Namespace) -> None:
     if options.id is not None and bundle.id != options.id:
         raise BundleIntegrityError(f"{options.directory}: this is not the bundle of --id. Its id is {bundle.id}")
     pinned = sum(example.pinned for example in bundle.examples)
-    print(f"{options.directory}: good. {bundle.manifest.name}, {len(bundle.examples):,} examples, {pinned:,} pinned.")
+    examples = counted(len(bundle.examples), "example")
+    print(f"{options.directory}: good. {bundle.manifest.name}, {examples}, {pinned:,} pinned.")
     print(f"bundle id {bundle.id}")
 
 
@@ -104,20 +106,20 @@ def _search(options: argparse.Namespace) -> None:
 def _build(options: argparse.Namespace) -> None:
     source = _bundle_input(options)
     bundle = _write(options.out, source, _open(options.embedder))
-    print(f"{options.out}: written, {len(bundle.examples):,} examples, bundle id {bundle.id}")
+    print(f"{options.out}: written, {counted(len(bundle.examples), 'example')}, bundle id {bundle.id}")
 
 
 def _import(options: argparse.Namespace) -> None:
     imported = read_import(options, _sampling(options), _read)
     bundle = _write(options.out, imported.source, _open(options.embedder))
-    print(f"{options.out}: written, {len(bundle.examples):,} examples, bundle id {bundle.id}")
+    print(f"{options.out}: written, {counted(len(bundle.examples), 'example')}, bundle id {bundle.id}")
     print("\n".join(report(imported)))
 
 
 def _reembed(options: argparse.Namespace) -> None:
     source = as_input(read_bundle(options.directory))
     written = _write(options.out, source, _open(options.embedder))
-    print(f"{options.out}: written, {len(written.examples):,} examples, bundle id {written.id}")
+    print(f"{options.out}: written, {counted(len(written.examples), 'example')}, bundle id {written.id}")
     policy = written.manifest.retrieval
     if written.sets or policy.minimum_similarity > -1 or policy.similarity_floor is not None:
         print("Each embedder gives other similarities. Partition the bundle again, and measure its limits again.")
@@ -147,7 +149,7 @@ def _sets(options: argparse.Namespace) -> None:
     with Progress("partitioning the examples into sets"):
         source = partition_bundle(bundle, spec, policy, options.tokenizer, prompts)
     written = _write(options.out, source, embedder)
-    print(f"{options.out}: written, {len(written.sets)} sets of {tokens} tokens, bundle id {written.id}")
+    print(f"{options.out}: written, {counted(len(written.sets), 'set')} of {tokens} tokens, bundle id {written.id}")
     if bundle.set_prompts and not prompts:
         print("The earlier sets had prompts, but the new sets have none. --prompts FILE gives them prompts.")
     if (neutral := written.manifest.retrieval.neutral_set) is not None:

@@ -27,6 +27,7 @@ from rich.text import Text
 from index.bundle.bundle import read_bundle
 from index.bundle.differences import differences
 from index.bundle.shipped import find_bundle
+from index.counted import counted
 from index.embedders.base import Embedder
 from index.embedders.registry import open_embedder
 from index.errors import DrpoError
@@ -168,7 +169,7 @@ async def _doctor(options: argparse.Namespace) -> int:
             failures += finding.ok is False
             warnings += finding.is_warning
     if failures:
-        print(f"\n{failures} {'check' if failures == 1 else 'checks'} failed. The run would not work.")
+        print(f"\n{counted(failures, 'check')} failed. The run would not work.")
     elif warnings:
         print(f"\nWarnings: {warnings}. The run would work, but you could not trust its result.")
     return 1 if failures else 0
@@ -192,7 +193,9 @@ async def _eval(options: argparse.Namespace) -> int:
     if options.markdown:
         print(evaluation_markdown(evaluation))
     else:
-        Console(markup=False).print(evaluation_table(evaluation, f"{name}, {len(rows):,} rows of {options.data.name}"))
+        Console(markup=False).print(
+            evaluation_table(evaluation, f"{name}, {counted(len(rows), 'row')} of {options.data.name}")
+        )
     return 0
 
 

@@ -258,7 +258,7 @@ def _refuse_unread(vectors: Vectors, examples: Sequence[Example], spec: Embedder
     if unread.size:
         raise BundleFormatError(
             f"the embedder {spec.name} cannot read the query of the example {examples[int(unread[0])].id} "
-            f"({unread.size:,} of {len(examples):,} examples). Leave the example out, or choose another embedder"
+            f"({unread.size:,} of {len(examples):,}). Leave the example out, or choose another embedder"
         )
 
 

@@ -13,6 +13,7 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
+from index.counted import counted
 from index.retrieval.selection import Selection
 from index.types import Bundle, Example, Hit, RetrievalPolicy, Retrieved
 
@@ -122,7 +123,8 @@ def _facts(bundle: Bundle) -> RenderableType:
 def _policy_facts(policy: RetrievalPolicy, sets: int) -> Iterable[str]:
     yield f"{policy.policy}, {policy.max_injected_tokens:,} tokens at most"
     if policy.policy != "nearest":
-        yield f"one of {sets:,} sets, for which the {policy.voters} nearest examples vote"
+        votes = "the nearest example votes" if policy.voters == 1 else f"the {policy.voters} nearest examples vote"
+        yield f"one of {counted(sets, 'set')}, for which {votes}"
     if policy.shows_nearest:
         limit = f", {policy.max_nearest_tokens:,} tokens at most" if policy.max_nearest_tokens is not None else ""
         yield f"the nearest {policy.k}, {policy.order}{limit}"

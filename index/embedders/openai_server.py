@@ -14,6 +14,7 @@ import numpy as np
 import orjson
 
 from index.base_urls import without_endpoint
+from index.counted import counted
 from index.embedders.base import encodable, unit_rows
 from index.errors import EmbedderError
 from index.types import EmbedderSpec, Vectors
@@ -87,7 +88,8 @@ class OpenAIEmbedder:
         except (ValueError, TypeError, KeyError) as error:
             raise self._failed("sent a reply that is not a list of embeddings: is the URL one of /v1?") from error
         if len(entries) != count or rows.ndim != 2:
-            raise self._failed(f"sent {len(entries)} embeddings for {count} texts, or some that are no vectors")
+            sent, texts = counted(len(entries), "embedding"), counted(count, "text")
+            raise self._failed(f"sent {sent} for {texts}, or some that are no vectors")
         return unit_rows(rows, self._source)
 
     def _failed(self, reason: str) -> EmbedderError:

@@ -172,7 +172,7 @@ def _other_kind(examples: Sequence[Example], positions: Positions, spec: Partiti
     """
     count = spec.count - sum(separate.count for separate in spec.separate_tags.values())
     if count < 1:
-        raise BundleError(f"all {spec.count} sets are for separate tags: make more sets, or fewer for these tags")
+        raise BundleError(f"all sets are for separate tags: make more than {spec.count}, or fewer for these tags")
     is_long = np.array([len(examples[int(n)].response.split()) >= spec.min_answer_words for n in positions])
     if not is_long.any():
         raise BundleError(f"no answer without a separate tag has {spec.min_answer_words} words: allow shorter answers")
@@ -191,7 +191,7 @@ def _make_sets(
     """
     if kind.count > len(kind.positions):
         raise BundleError(
-            f"the kind {kind.name} has only {len(kind.positions)} examples for {kind.count} sets: make fewer sets"
+            f"the kind {kind.name} has fewer examples ({len(kind.positions)}) than sets ({kind.count}): make fewer sets"
         )
     clusters, centroids = spherical_k_means(np.ascontiguousarray(vectors[kind.positions]), kind.count)
     for n, centroid in enumerate(centroids):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import Final
 
+from index.counted import counted
 from index.layouts import TextLayout
 from index.rendering import render_example, render_prompt
 from index.token_estimate import estimated_tokens
@@ -91,12 +92,12 @@ def differences(original: str, rendered: str) -> tuple[str, ...]:
         if kind != "equal"
     ]
     if changes and "".join(original.split()) == "".join(rendered.split()):
-        return (f"Only line breaks and spaces differ, in {len(changes):,} places. {_difference(changes[0])}",)
+        return (f"Only line breaks and spaces differ, in {counted(len(changes), 'place')}. {_difference(changes[0])}",)
     if changes and sorted(filter(None, before)) == sorted(filter(None, after)):
         return (f"Only the order of lines and empty lines differ, from line {changes[0].line} to {changes[-1].line}.",)
     lost = [_difference(change) for change in changes[:_MAX_PLACES]]
     if len(changes) > _MAX_PLACES:
-        lost.append(f"The text differs in {len(changes) - _MAX_PLACES:,} more places.")
+        lost.append(f"The text differs in {counted(len(changes) - _MAX_PLACES, 'more place')}.")
     return tuple(lost)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from index.counted import counted
 from index.errors import BundleError
 from index.retrieval.retriever import Retriever
 from index.types import Vectors
@@ -50,7 +51,7 @@ def measure_floor(retriever: Retriever, queries: Sequence[Vectors], share: float
     if len(queries) < needed:
         raise BundleError(
             f"too few queries. To measure a floor with at most a share of {share:g} of the queries below it, give at "
-            f"least {needed:,} queries that are not in the bank (given: {len(queries):,})"
+            f"least {counted(needed, 'query')} from outside the bank (given: {len(queries):,})"
         )
     similarities = sorted(_similarity(retriever, passages) for passages in queries)
     floor = math.floor(similarities[min(int(share * len(queries)), len(queries) - 1)] * _STEPS) / _STEPS

@@ -12,6 +12,7 @@ from math import sqrt
 from pathlib import Path
 from typing import Final
 
+from index.counted import counted
 from index.errors import DrpoError
 from optimizer.cli.doctor_models import (
     Finding,
@@ -117,8 +118,8 @@ def _few_rows(sealed: int) -> str:
         return ""
     smallest = _HALF_INTERVAL * _DEVIATION / sqrt(sealed)
     return (
-        f"{sealed} sealed rows are few: an improvement of the mean reward by less than about {smallest:.2f} will "
-        "probably look like chance. See docs/optimizing.md (How many rows)."
+        f"There are few sealed rows ({sealed}): an improvement of the mean reward by less than about {smallest:.2f} "
+        "will probably look like chance. See docs/optimizing.md (How many rows)."
     )
 
 
@@ -141,7 +142,7 @@ def _describe_rows(name: str, rows: Sequence[Row]) -> str:
     kinds = Counter(row.kind for row in rows)
     with_reference = sum(row.reference is not None for row in rows)
     counts = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
-    return f"{name}: {len(rows)} queries ({counts}; {with_reference} with a reference)"
+    return f"{name}: {counted(len(rows), 'query')} ({counts}; {with_reference} with a reference)"
 
 
 async def _check_rewards(context: RunContext, candidate: Candidate) -> AsyncIterator[Finding]:

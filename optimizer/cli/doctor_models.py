@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from index.counted import counted
 from index.errors import DrpoError
 from index.model_names import is_served, plain_names, split_model_name
 from optimizer.core.candidate import Candidate
@@ -95,7 +96,8 @@ async def check_task(context: RunContext, candidate: Candidate, row: Row) -> tup
         raw = [await context.task.answer(Raw(one), other) for one in (candidate.sampling, {})]
     except DrpoError as error:
         return failed(subject, error, TASK), (row.reference or _NO_ANSWER, _NO_ANSWER)
-    message = f"the answer to the longest row has {reply.completion_tokens} tokens, and ends with {reply.finish_reason}"
+    tokens = counted(reply.completion_tokens, "token")
+    message = f"the answer to the longest row has {tokens}, and ends with {reply.finish_reason}"
     return Finding(subject, True, message), (reply.text, raw[0].text)
 
 
@@ -181,7 +183,7 @@ def describe_usage(context: RunContext, role: str) -> Finding | None:
 
 def _count_rewrites(subject: str, what: str, count: int, asked: int) -> Finding:
     advice = "" if count == asked else "The run works with fewer rewrites, but it learns less from each request."
-    return Finding(subject, True, f"{count} of {asked} rewrites of {what} can be read", advice)
+    return Finding(subject, True, f"{count} of {counted(asked, 'rewrite')} of {what} can be read", advice)
 
 
 async def _outcome(context: RunContext, candidate: Candidate, number: int, row: Row) -> Outcome:

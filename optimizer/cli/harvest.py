@@ -10,6 +10,7 @@ from typing import Any, Final, Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from index.counted import counted
 from index.store_address import StoreAddress
 from optimizer.cli.review import Review, accept_safe, ask_user, read_review
 from optimizer.core.errors import DataError
@@ -163,7 +164,7 @@ def _finish(folder: Path, review: Review, candidates: Sequence[CandidateExample]
     accepted = review.accepted(candidates)
     write_examples(folder, accepted)
     count = sum(one.example.id not in review.decided for one in candidates)
-    _say(f"{len(accepted)} of {len(candidates)} candidates are examples in {folder / EXAMPLES}.")
+    _say(f"Accepted as examples: {len(accepted)} of {counted(len(candidates), 'candidate')}, in {folder / EXAMPLES}.")
     if count:
         subject, them = ("candidate is", "it") if count == 1 else ("candidates are", "them")
         _say(f"{count} {subject} {left.format(them=them)}")

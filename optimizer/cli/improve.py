@@ -17,6 +17,7 @@ from index.bundle.bundle import read_bundle
 from index.bundle.differences import differences
 from index.bundle.files import MANIFEST
 from index.bundle.shipped import DEFAULT_BUNDLE, choose_shipped, find_bundle, read_shipped, shipped_names
+from index.counted import counted
 from index.store_address import StoreAddress, has_password
 from optimizer.cli.harvest import feedback_of, run_harvest, store_of
 from optimizer.cli.run_command import print_error_line, read_run_file, start_or_continue
@@ -168,7 +169,7 @@ def _make_inputs(start: Start, folder: ImproveFolder) -> None:
         return
     print_error_line("Step 2 of 4: rows, examples and pairs")
     counts = write_inputs(start, folder).counts
-    print_error_line("  " + ", ".join(f"{count} {part} rows" for part, count in counts.items()))
+    print_error_line("  " + ", ".join(counted(count, f"{part} row") for part, count in counts.items()))
     if counts["sealed"] < MIN_TELLING_ROWS:
         print_error_line(
             f"  There are only {counts['sealed']} sealed rows. With fewer than {MIN_TELLING_ROWS}, even a clear "

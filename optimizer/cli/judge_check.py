@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.progress import Progress
 from rich.table import Table
 
+from index.counted import counted
 from optimizer.core.budget import Budget, Limits, Prices
 from optimizer.core.journal import Journal
 from optimizer.core.model_tables import JudgeTable
@@ -55,9 +56,9 @@ async def judge_tables(options: argparse.Namespace, endpoint: Endpoint, bar: Pro
 
 
 def _variations(options: argparse.Namespace) -> Mapping[str, Sequence[Variation]]:
-    asked = {f"asked again, {options.repeat} times": repeats(options.repeat)} if options.repeat else {}
+    asked = {f"asked again, {counted(options.repeat, 'time')}": repeats(options.repeat)} if options.repeat else {}
     reworded = paraphrases() if options.paraphrase else ()
-    return asked | ({f"asked in {len(reworded)} other wordings": reworded} if reworded else {})
+    return asked | ({f"asked in {counted(len(reworded), 'other wording')}": reworded} if reworded else {})
 
 
 async def _check_stability(

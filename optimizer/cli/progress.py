@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from index.counted import counted
 from index.measures.confidence import bootstrap_mean
 from optimizer.core.budget import Limits
 from optimizer.core.journal import (
@@ -187,14 +188,15 @@ class ProgressDisplay:
     def _start_stage(self, event: Event) -> str:
         self._stage, self._best = _STAGE_TITLES[event["stage"]], ""
         self._planned_judgements = event.get("judgements", 0)
-        return f"{self._stage}: {event['rows']} queries"
+        return f"{self._stage}: {counted(event['rows'], 'query')}"
 
     def _finish_level(self, event: Event) -> str:
         best = event["ranked"][0]
         mean = bootstrap_mean(best["scores"])
         self._best = f"best {mean.estimate:.3f} [{mean.low:.3f}, {mean.high:.3f}]"
-        candidates, judgements = len(event["ranked"]), sum(len(one["scores"]) for one in event["ranked"])
-        line = f"  level {event['number'] + 1}: {candidates} candidates, {judgements} judgements, {self._best}"
+        candidates = counted(len(event["ranked"]), "candidate")
+        judgements = counted(sum(len(one["scores"]) for one in event["ranked"]), "judgement")
+        line = f"  level {event['number'] + 1}: {candidates}, {judgements}, {self._best}"
         won = [f"{name} {won} of {tried}" for name, (tried, won) in event["proposers"].items()]
         return f"{line}; won so far: {', '.join(won)}"
 
@@ -202,11 +204,13 @@ class ProgressDisplay:
 def _trial_line(event: Event) -> str:
     mark = " (kept)" if event["kept"] else ""
     interval = f"[{event['low']:.3f}, {event['high']:.3f}]"
-    return f"  {event['knob']} = {event['value']}: {event['mean']:.3f} {interval}, {event['rows']} queries{mark}"
+    return (
+        f"  {event['knob']} = {event['value']}: {event['mean']:.3f} {interval}, {counted(event['rows'], 'query')}{mark}"
+    )
 
 
 def _bank_line(event: Event) -> str:
-    return f"  {event['size']} examples chosen, {event['pinned']} pinned"
+    return f"  {counted(event['size'], 'example')} chosen, {event['pinned']} pinned"
 
 
 def _spent_line(event: Event) -> str:
@@ -214,8 +218,9 @@ def _spent_line(event: Event) -> str:
 
 
 def _race_length_line(event: Event) -> str:
-    allows = f"[budget] {event['limit']} allows about {event['scores']:,} more scores"
-    return f"  {allows}, so a race uses at most {event['queries']} queries ([search] queries sets another maximum)"
+    allows = f"[budget] {event['limit']} allows about {counted(event['scores'], 'more score')}"
+    most = counted(event["queries"], "query")
+    return f"  {allows}, so a race uses at most {most} ([search] queries sets another maximum)"
 
 
 def _set_prompts_line(event: Event) -> str:
@@ -224,7 +229,7 @@ def _set_prompts_line(event: Event) -> str:
 
 def _specification_line(event: Event) -> str:
     stated = " ".join(event["rules"]) or "nothing in common"
-    return f"  what people prefer, as {event['pairs']} pairs show it: {stated}"
+    return f"  what people prefer, in {counted(event['pairs'], 'pair')} of answers: {stated}"
 
 
 def _unusable_line(event: Event) -> str:

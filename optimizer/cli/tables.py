@@ -5,6 +5,7 @@ from math import isnan
 
 from rich.table import Table
 
+from index.counted import counted
 from index.measures.confidence import Interval
 from optimizer.core.budget import Limits
 from optimizer.estimation.estimate import Estimate, Range
@@ -59,7 +60,9 @@ def sealed_table(result: SealedResult) -> Table:
     The values in brackets are 95 % intervals. The last rows compare the bundle with the variant of the column. Only the
     column of the baseline can have a value in the row `judge prefers bundle`.
     """
-    table = Table(title=f"sealed evaluation, {result.rows} queries that no earlier step has used", title_justify="left")
+    table = Table(
+        title=f"sealed evaluation, {counted(result.rows, 'query')} that no earlier step has used", title_justify="left"
+    )
     table.add_column("figure")
     for name in result.summaries:
         table.add_column(name, justify="right")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from index.bundle.strict_json import quoted
+from index.counted import counted
 from optimizer.core.config_checks import MIN_ROWS
 from optimizer.core.config_tables import DataTable
 from optimizer.core.errors import DataError
@@ -130,9 +131,9 @@ def _refuse_unused_rows(path: Path, rows: Sequence[Row], used: Collection[str]) 
     """Raise DataError if a row has a split for which [data] names another file or none: no part would use this row."""
     unused = [row for row in rows if row.split in SPLITS and row.split not in used]
     if unused:
-        first = unused[0]
+        first, count = unused[0], counted(len(unused), "row")
         raise DataError(
-            f'{path}: {len(unused)} rows are not used by any part, such as {first.name}. Its "split" is {first.split}, '
+            f'{path}: no part uses {count}, such as {first.name}. Its "split" is {first.split}, '
             f"but [data] {first.split} does not name this file. Name the file there, or take these rows out."
         )
 
@@ -153,7 +154,7 @@ def _refuse_overlap(table: DataTable, split: Split, name: str, other: str) -> No
     if paths[name].resolve() == paths[other].resolve() and any(row.split is None for row in shared):
         advice = f'[data] names {paths[name]} for both. Give each of its rows a "split", such as "split": "{name}".'
     raise DataError(
-        f"{len(shared)} queries are in {name} and in {other}, so a score on them would prove nothing. {advice}"
+        f"{name} and {other} share {counted(len(shared), 'query')}, so a score would prove nothing. {advice}"
     )
 
 

@@ -9,6 +9,7 @@ from collections.abc import Awaitable
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
+from index.counted import counted
 from optimizer.core.errors import (
     ModelError,
     RefusedRequestError,
@@ -99,7 +100,7 @@ class UnusableRows:
         if len(self.found) > self.allowed:
             names = list(dict.fromkeys(one.name for one in self.found))
             more = f" and {len(names) - _MAX_NAMED_ROWS} more" if len(names) > _MAX_NAMED_ROWS else ""
-            allowed = f"{len(self.found)} of {self.size} rows of {self.part} cannot be answered or scored"
+            allowed = f"{len(self.found)} of {counted(self.size, 'row')} of {self.part} cannot be answered or scored"
             raise _unusable_error(
                 f"{allowed}, and [data] unusable = {self.share:g} allows {self.allowed}: "
                 f"{'; '.join(names[:_MAX_NAMED_ROWS])}{more}. The last reason: {error}"

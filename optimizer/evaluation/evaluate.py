@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+from index.counted import counted
 from index.embedders.base import Embedder
 from optimizer.core.errors import ModelError, UnusableRowsError
 from optimizer.data.dataset import Row
@@ -139,6 +140,6 @@ def _leave_out(row: Row, error: ModelError, unusable: dict[Row, ModelError], row
     if len(unusable) > max(1, int(_MAX_UNUSABLE * rows)):
         names = "; ".join(one.name for one in list(unusable)[:_MAX_NAMED_ROWS])
         raise UnusableRowsError(
-            f"{len(unusable)} of {rows} rows cannot be answered, such as {names}. The last reason: {error}. "
+            f"{len(unusable)} of {counted(rows, 'row')} cannot be answered, such as {names}. The last reason: {error}. "
             "Correct what the reason names, or take these rows out"
         )

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 
+from index.counted import counted
 from optimizer.harvest.collect import counts_by_source
 from optimizer.harvest.harvest import Harvest
 from optimizer.harvest.run import HarvestResult, HarvestSettings
@@ -12,7 +13,7 @@ from optimizer.harvest.store.reader import NO_TEXT
 def report_lines(result: HarvestResult, settings: HarvestSettings) -> Iterator[str]:
     """Yield the lines of the report of a harvest."""
     read, harvest = result.read, result.harvest
-    yield f"Read {read['requests']:,} requests, {read['with_text']:,} with texts that can be used."
+    yield f"Read {counted(read['requests'], 'request')}, {read['with_text']:,} with texts that can be used."
     yield f"Rated by {settings.query.metric}: {read['rated']:,}. With comments: {read['commented']:,}."
     yield f"Compared by the shadow judge: {read['judged']:,}."
     yield from _listed("Requests that were not used, because", result.unused)
@@ -45,7 +46,7 @@ def _advice(result: HarvestResult, settings: HarvestSettings) -> Iterator[str]:
         yield "drpo-proxy stores texts only with --store-content (it is off unless you set it), and only from then on."
     if not result.read["rated"] and result.metrics:
         found = ", ".join(
-            f"{one.name} ({one.ratings:,} ratings from {one.lowest:g} to {one.highest:g})"
+            f"{one.name} ({counted(one.ratings, 'rating')} from {one.lowest:g} to {one.highest:g})"
             for one in result.metrics
             if one.ratings and one.lowest is not None and one.highest is not None
         )
@@ -69,7 +70,7 @@ def _taste_line(harvest: Harvest) -> str:
             "20 ratings and pairs."
         )
     liked = ", ".join(f"{'more' if weight > 0 else 'less'} {name}" for name, weight in taste.ranking)
-    learned = f"learned from {taste.answers:,} rated answers and {taste.pairs:,} pairs"
+    learned = f"learned from {counted(taste.answers, 'rated answer')} and {counted(taste.pairs, 'pair')}"
     shown = f"of two answers that it did not learn from, it puts the preferred one first in {taste.agreement:.0%}"
     return f"The form of answers helps to rank the examples ({liked}; {learned}): {shown}."
 

@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
+from index.counted import counted
 from optimizer.harvest.store.reader import StoreQuery
 from optimizer.improve.planned_size import MIN_RATERS, MetricFeedback, is_measured, planned_units, planned_variance
 from optimizer.improve.toml_text import toml_value
@@ -43,7 +44,7 @@ class ExperimentPlan:
     def reason(self) -> str:
         """How the planned number was computed, in two lines."""
         variance = planned_variance(self.feedback, self.query)
-        rated = f"{self.feedback.users:,} users rated by {self.query.metric}"
+        rated = f"{counted(self.feedback.users, 'user')} rated by {self.query.metric}"
         source = (
             f"{rated}, with the mean {self.feedback.mean:.3f} and the variance {variance:.3f} between users"
             if is_measured(self.feedback)

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
+from index.counted import counted
 from index.measures.refusals import refuses
 from index.types import Example
 from optimizer.core.config_checks import MIN_ROWS
@@ -112,7 +113,8 @@ def _check_enough(parts: Parts) -> None:
     train, sealed = (parts.counts.get(part, 0) for part in (TRAIN, SEALED))
     if min(train, sealed) < MIN_ROWS:
         raise DataError(
-            f"there is too little feedback. It gives {train} training rows and {sealed} sealed rows, and each part "
-            f"needs {MIN_ROWS}. Wait for more feedback and name a new folder with --out, read more of the store "
-            "(--since, --experiment, --metric), or add rows of your own under [data] in run.toml (--config)."
+            f"there is too little feedback. It gives {counted(train, 'training row')} and "
+            f"{counted(sealed, 'sealed row')}, and each part needs {MIN_ROWS}. Wait for more feedback and name a new "
+            "folder with --out, read more of the store (--since, --experiment, --metric), or add rows "
+            "of your own under [data] in run.toml (--config)."
         )

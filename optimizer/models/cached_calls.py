@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
+from index.counted import counted
 from index.token_estimate import estimated_tokens
 from optimizer.core.budget import Budget
 from optimizer.core.concurrency import gather_or_cancel
@@ -163,6 +164,5 @@ def _chunks(missing: Sequence[int], size: int) -> list[tuple[int, int]]:
 
 
 def _unreadable_message(role: str, reads: int, kept: Json) -> str:
-    replies = "1 reply" if reads == 1 else f"{reads} replies"
     advice = f". The reply was cut. Raise max_tokens in [models.{role}.request]" if kept.get(CUT) else ""
-    return f"{role}: {replies} could not be read: {kept[UNPARSABLE]}{advice}"
+    return f"{role}: {counted(reads, 'reply')} could not be read: {kept[UNPARSABLE]}{advice}"

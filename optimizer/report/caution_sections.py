@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from index.counted import counted
 from optimizer.report.markup import head_row, row, table, text
 from optimizer.report.run_summary import RunSummary
 
@@ -26,10 +27,9 @@ def judge_trust(summary: RunSummary) -> Iterator[str]:
 def pleading(summary: RunSummary) -> Iterator[str]:
     """Yield the section with the number of answers that tried to influence the judge."""
     if summary.pleading:
-        verb = "answer" if summary.pleading == 1 else "answers"
         yield "<h2>Answers that tried to influence the judge</h2>"
         yield (
-            f"<p>{summary.pleading} {verb} tried to influence the judge: they contain a verdict, or words of the "
+            f"<p>{counted(summary.pleading, 'answer')} tried to influence the judge, with a verdict or words of the "
             "judge&rsquo;s instructions. The judge&rsquo;s reward for them is 0, and the judge did not see them.</p>"
         )
 

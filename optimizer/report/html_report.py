@@ -10,6 +10,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Final
 
+from index.counted import counted
 from optimizer.core.journal import Event, read_journal
 from optimizer.models.token_count import NO_USAGE
 from optimizer.report.caution_sections import judge_trust, left_out, pleading
@@ -64,7 +65,8 @@ def report_page(summary: RunSummary) -> str:
 def _headline(summary: RunSummary) -> Iterator[str]:
     yield f'<h1 dir="auto">{text(summary.name)}</h1>'
     calls = sum(usage.calls for usage in summary.usage.values())
-    yield f'<p class="soft">recipe {text(summary.recipe)}, {calls:,} calls, {summary.minutes:.0f} minutes</p>'
+    minutes = counted(round(summary.minutes), "minute")
+    yield f'<p class="soft">recipe {text(summary.recipe)}, {counted(calls, "call")}, {minutes}</p>'
     if summary.sealed is not None or summary.bundle is not None:
         good = " good" if summary.sealed is not None and summary.sealed["improved"] else ""
         sentence = sealed_sentence(summary.sealed, is_found=summary.is_found, kept_start=summary.kept_start)
@@ -176,7 +178,7 @@ def _tree_branch(summary: RunSummary, node: PromptNode) -> Iterator[str]:
     mean = node.mean
     score = interval_cell(interval_values(mean)) if mean else "not judged"
     mark = ' <span class="mark">chosen</span>' if node.id == summary.result else ""
-    count = f"{len(node.judged)} queries" if node.judged else ""
+    count = counted(len(node.judged), "query") if node.judged else ""
     made = f" {text(node.proposer)}: {isolated(node.change)}" if node.proposer else ""
     yield f"<details open><summary>{score} <span class='soft'>{count}</span>{made}{mark}</summary>"
     yield "<details><summary class='soft'>prompt and answers</summary><div class='inside'>"

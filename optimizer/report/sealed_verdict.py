@@ -1,5 +1,6 @@
 """Says in one sentence what the sealed evaluation found: in the terminal, the report and the improvement summary."""
 
+from index.counted import counted
 from optimizer.core.journal import Event
 
 
@@ -17,7 +18,8 @@ def sealed_sentence(sealed: Event | None, *, is_found: bool, kept_start: bool, b
     if sealed is None:
         return f"There are no sealed rows, so nothing shows whether the new bundle is better than {baseline}."
     mean, low, high = sealed["against"]["baseline"]["difference"]
-    lead = f"{mean:+.3f} [{low:+.3f}, {high:+.3f}] on {sealed['rows']} sealed rows, which the search did not see"
+    rows = counted(sealed["rows"], "sealed row")
+    lead = f"{mean:+.3f} [{low:+.3f}, {high:+.3f}] on {rows}, which the search did not see"
     if sealed["improved"]:
         return f"The new bundle is better than {baseline} by {lead}."
     kept = 'It was written because of write = "found".' if is_found else f"The run wrote {baseline} as its bundle."

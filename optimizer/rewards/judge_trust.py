@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from index.counted import counted
 from index.measures.confidence import Interval, wilson
 from optimizer.core.concurrency import gather_or_cancel
 from optimizer.core.errors import unless_final
@@ -112,7 +113,7 @@ class Trust:
         interval = f" ({self._interval_text})" if self.cases > self.equal else ""
         equal = f", equal in {self.equal}" if self.equal else ""
         unreadable = f", no readable verdict in {self.unreadable} more" if self.unreadable else ""
-        return f"{verb} in {self.right} of {self.cases} cases{equal}{interval}{unreadable}"
+        return f"{verb} in {self.right} of {counted(self.cases, 'case')}{equal}{interval}{unreadable}"
 
     @property
     def _interval_text(self) -> str:

@@ -13,6 +13,7 @@ from typing import Any, Final
 from index.bundle.bundle import check_bundle_input
 from index.bundle.bundle_input import BundleInput
 from index.bundle.example_bank import check_example, examples_bytes
+from index.counted import counted
 from index.errors import BundleError
 from index.types import EmbedderSpec, Example
 from optimizer.core.candidate import Candidate
@@ -211,7 +212,7 @@ class PromptGate:
             if one != other:
                 return ""
             equal += one is not None
-        return f"{NO_CHANGE} request for the first {equal} queries" if equal else ""
+        return f"{NO_CHANGE} request for the first {counted(equal, 'row')}" if equal else ""
 
     async def _request(self, candidate: Candidate, row: Row) -> Request | None:
         """Return the request for a row; None if the embedder fails at it, so that the row will be left out."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from index.bundle.bundle import write_bundle
+from index.counted import counted
 from optimizer.core.candidate import Candidate
 from optimizer.core.config_tables import FOUND, RunConfig
 from optimizer.core.errors import BudgetSpentError, ConfigError, UnusableRowsError
@@ -165,9 +166,8 @@ def _check_before_the_search(context: RunContext, baseline: Candidate, first: Ca
     if limit is not None and limit <= kept:
         raise ConfigError(
             f"[budget] calls = {limit} leaves no call for the search, because the evaluation on "
-            f"{len(context.data.sealed)} sealed rows can need {kept} calls. Allow more calls, or set [data] raw to "
-            "fewer "
-            "rows."
+            f"{counted(len(context.data.sealed), 'sealed row')} can need {counted(kept, 'call')}. Allow more calls, or "
+            "set [data] raw to fewer rows."
         )
     for candidate in (baseline, first):
         context.gate.check(candidate, "[bundle]")

@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from index.counted import counted
 from proxy.backends.backend import Backend
 from proxy.backends.embedded.model_file import MODEL_NAME
 from proxy.core.addresses import server_root
@@ -254,7 +255,7 @@ def _release(options: argparse.Namespace, dsn: StoreDsn, output: Console) -> int
 def _delete_unit(options: argparse.Namespace, dsn: StoreDsn, output: Console) -> int:
     with Store(_existing_store(dsn)) as store:
         count = store.delete_unit(named_unit(options.unit))
-    output.print(f"Deleted the rows of {count} requests of this unit.", markup=False)
+    output.print(f"Deleted the rows of {counted(count, 'request')} of this unit.", markup=False)
     return 0
 
 

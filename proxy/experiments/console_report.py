@@ -8,6 +8,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from index.counted import counted
 from proxy.experiments.analysis.report import Comparison, GuardrailResult, Report
 from proxy.experiments.analysis.rounding import two_digits
 
@@ -51,7 +52,8 @@ def _arm_sizes(report: Report) -> str:
     ratio = report.sample_ratio
     arms = ", ".join(f"{arm} {count:,} (expected {ratio.expected[arm]:,.0f})" for arm, count in ratio.counts.items())
     rate = f", {report.units_per_day:,.0f} a day" if report.units_per_day else ""
-    return f"{report.units:,} units{rate}: {arms}. p of the sample ratio: {ratio.p_anytime:.2g}, valid at any time."
+    units = counted(report.units, "unit")
+    return f"{units}{rate}: {arms}. p of the sample ratio: {ratio.p_anytime:.2g}, valid at any time."
 
 
 def _comparison_table(name: str, comparisons: Sequence[Comparison], width: int, *, one_look: bool) -> Table:

@@ -9,6 +9,7 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
+from index.counted import counted
 from index.measures.confidence import Interval
 from proxy.core.variant_names import RAW
 from proxy.fit.arms import Arm, Arms
@@ -115,20 +116,22 @@ def _cell(interval: Interval, digits: int, sign: str) -> str:
 def _notes(result: FitResult) -> Iterator[str]:
     outcomes = result.outcomes
     if result.signal is not None:
-        yield f"Interrupted: {len(outcomes.attempted)} of {len(outcomes.questions)} questions were asked in all arms."
+        asked = counted(len(outcomes.questions), "question")
+        yield f"Interrupted: {len(outcomes.attempted)} of {asked} were asked in all arms."
     if outcomes.stopped:
         yield f"Stopped, because no question was answered any more: {outcomes.stopped}"
     for (name, reason), ids in failures_by_reason(outcomes).items():
         more = f" and {len(ids) - _MAX_NAMED} more" if len(ids) > _MAX_NAMED else ""
-        yield f"{name} failed on {len(ids)} questions: {reason} ({', '.join(ids[:_MAX_NAMED])}{more})"
+        yield f"{name} failed on {counted(len(ids), 'question')}: {reason} ({', '.join(ids[:_MAX_NAMED])}{more})"
     if left_out := len(outcomes.attempted) - len(outcomes.answered):
-        yield f"{left_out} questions are in no table, because not all arms answered them."
+        yield f"The tables leave out {counted(left_out, 'question')}, because not all arms answered."
     for arm in result.arms.all:
         if arm.reason:
             yield f"`default` means {arm.name} for this model, because {arm.reason}."
     for arm in result.arms.candidates:
         if degraded := sum(sample.answer.degraded is not None for sample in samples(outcomes, arm)):
-            yield f"{arm.name}: retrieval failed or was late for {degraded} requests (see --retrieval-timeout)."
+            late = counted(degraded, "request")
+            yield f"{arm.name}: retrieval failed or was late for {late} (see --retrieval-timeout)."
 
 
 def _losses(result: FitResult) -> Iterator[str]:

@@ -16,6 +16,7 @@ from uuid import uuid4
 from rich.console import Console
 
 from index.bundle.shipped import DEFAULT_BUNDLE
+from index.counted import counted
 from proxy.api.app import open_gateway
 from proxy.api.gateway import Gateway, ServingState
 from proxy.backends.discovery import Model
@@ -154,7 +155,8 @@ async def _ask(model: Model, arms: Arms, urls: Mapping[str, str], options: FitOp
     outcomes, started = Outcomes(options.questions, arms.all), perf_counter()
     salts = {arm.name: uuid4().hex for arm in arms.all} if model.dialect.takes_cache_salt else {}
     names = ", ".join(arm.name for arm in arms.all)
-    messages.print(f"{model.id}: {len(options.questions)} questions in {len(arms.all)} arms ({names}).", markup=False)
+    questions = counted(len(options.questions), "question")
+    messages.print(f"{model.id}: {questions} in {len(arms.all)} arms ({names}).", markup=False)
     async with Client.open(urls, model.id, salts, options.pauses) as client:
         with showing_progress(messages) as report, _cancelled_by_signals() as received:
             asking = asyncio.create_task(ask_all(outcomes, client.ask, options.concurrency, report))

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Final
 
 from index.bundle.shipped import find_bundle
+from index.counted import counted
 from index.errors import DrpoError
 from proxy.api.admin import AddPage, Controls, Reload, Reloaded, administering
 from proxy.backends.backend import Backend
@@ -191,7 +192,8 @@ async def open_backends(settings: BackendSettings, report: ProgressCallback) -> 
     file = None
     if settings.model_file:
         file = await asyncio.to_thread(open_model_file, settings.model_file, settings.model_name, settings.context)
-        report(f"{file.path.name} is served as {file.name}: {file.slots} requests of {file.context} tokens at once")
+        slots = counted(file.slots, "request")
+        report(f"{file.path.name} is served as {file.name}: {slots} of {file.context} tokens at once")
     model = EmbeddedModel(context=settings.context, file=file)
     kinds: dict[str, Kind] = {} if file and file.has_template else {model.name: "completion"}
     try:

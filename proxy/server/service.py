@@ -15,6 +15,7 @@ from typing import Final
 
 from aiohttp import web
 
+from index.counted import counted
 from proxy.api.app import create_app, open_gateway
 from proxy.api.gateway import Gateway, ServingState
 from proxy.api.http_server import HttpServer
@@ -157,7 +158,7 @@ async def drain(gateway: Gateway, grace_period: float, stop: asyncio.Event, repo
     gateway.admission.draining.set()
     stop.clear()
     if count := gateway.admission.in_flight:
-        report(f"Waiting for {count} open requests (at most {grace_period:g} s; Ctrl-C stops at once)")
+        report(f"Waiting for {counted(count, 'open request')} (at most {grace_period:g} s; Ctrl-C stops at once)")
     waits = [asyncio.create_task(event.wait()) for event in (gateway.admission.idle, stop)]
     await asyncio.wait(waits, timeout=grace_period, return_when=asyncio.FIRST_COMPLETED)
     for wait in waits:

@@ -23,6 +23,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+from index.counted import counted
 from index.embedders.base import Embedder
 from index.measures.refusals import refuses
 from index.types import Example, PolicyName, Vectors
@@ -184,7 +185,7 @@ class ExampleProposer:
         count = move.rng.choice(_ADDED)
         vectors = await self._vectors(move.failure.outcomes)
         positions = self._pool.nearest(vectors, count, _queries(move.bank), refusals=refusals)
-        what = f"adds {len(positions)} examples near the {move.failure.rows} that failed ({move.criterion})"
+        what = f"adds {counted(len(positions), 'example')} near the {move.failure.rows} that failed ({move.criterion})"
         return self._with_pool(move, positions, what)
 
     async def _fill(self, move: _Move) -> _Edited:
@@ -193,7 +194,7 @@ class ExampleProposer:
             return None
         count = move.rng.choice((*_FILLED, len(self._pool.examples)))
         positions = self._pool.nearest(await self._vectors(outcomes), count, _queries(move.bank))
-        return self._with_pool(move, positions, f"adds {len(positions)} examples near the answered queries")
+        return self._with_pool(move, positions, f"adds {counted(len(positions), 'example')} near the answered queries")
 
     def _with_pool(self, move: _Move, positions: Sequence[int], what: str) -> _Edited:
         if not positions:
@@ -240,7 +241,8 @@ async def _drop(move: _Move) -> _Edited:
     worst = sorted((name for name, share in shares.items() if share > 0), key=lambda name: -shares[name])
     count = min(len(worst), move.rng.randint(1, _MAX_DROPPED), len(move.bank.examples) - 1)
     dropped = worst[:count]
-    return (without(move.bank, dropped), f"drops {len(dropped)} examples shown where answers failed") if count else None
+    what = f"drops {counted(len(dropped), 'example')} shown where answers failed"
+    return (without(move.bank, dropped), what) if count else None
 
 
 async def _pin(move: _Move) -> _Edited:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
+from index.counted import counted
 from optimizer.data.dataset import REFUSE, Row
 from optimizer.rewards.scorer import ScoredReply
 from optimizer.search.space import Outcome
@@ -66,7 +67,7 @@ class Failure:
     def text(self) -> str:
         """The failure in words, with its counts."""
         what = _DESCRIPTIONS.get(self.criterion, f"low score for {self.criterion}")
-        return f"{len(self.outcomes)} of {self.answered} answers to {self.rows}: {what}"
+        return f"{len(self.outcomes)} of {counted(self.answered, 'answer')} to {self.rows}: {what}"
 
     @property
     def rows(self) -> str:

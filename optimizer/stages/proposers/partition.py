@@ -16,6 +16,7 @@ from typing import Final
 
 import numpy as np
 
+from index.counted import counted
 from index.errors import BundleError
 from index.example_sets.builder import choose_neutral
 from index.example_sets.partition import PartitionSpec, SeparateTag, TokenLengths, partition_into_sets
@@ -82,7 +83,7 @@ def partition(candidate: Candidate, rng: random.Random) -> Proposal | None:
             sets = partition_into_sets(examples, candidate.bank.vectors, lengths, spec)
         except BundleError:
             continue
-        ways = f"{len(sets)} sets of {plan.room} tokens, policy = {plan.policy}, k = {plan.nearest}"
+        ways = f"{counted(len(sets), 'set')} of {plan.room} tokens, policy = {plan.policy}, k = {plan.nearest}"
         return Proposal(_served(candidate, sets, plan, spec.tokens), RETRIEVAL, f"divides the bank into {ways}")
     return None
 

@@ -12,6 +12,7 @@ from typing import Final
 import numpy as np
 
 from index.bundle.sets_file import OTHER
+from index.counted import counted
 from index.layouts import LAYOUTS
 from index.measures.refusals import refuses
 from index.rendering import render_example, render_preamble
@@ -189,9 +190,11 @@ def _with_bank(candidate: Candidate, best: _Preferred, way: _Way) -> tuple[Candi
     nearest = way.nearest if len(best.examples) - way.pinned >= _MIN_NEAREST or not way.pinned else 0
     retrieval = replace(candidate.retrieval, policy="nearest", k=nearest, neutral_set=None, similarity_floor=None)
     found = replace(candidate, bank=bank, retrieval=retrieval)
-    kind = "short examples" if way.is_short else "examples"
+    kind = "short example" if way.is_short else "example"
     pinned = sum(one.pinned for one in bank.examples)
-    what = f"a bank of {len(best.examples)} {kind} in the form that people prefer, {pinned} pinned, k = {nearest}"
+    what = (
+        f"a bank of {counted(len(best.examples), kind)} in the form that people prefer, {pinned} pinned, k = {nearest}"
+    )
     return _with_room(found, best.examples, nearest), what
 
 
@@ -223,7 +226,7 @@ def _with_sets(candidate: Candidate, best: _Preferred, way: _Way) -> tuple[Candi
         for one in bank.sets
     )
     found = replace(candidate, bank=replace(bank, sets=sets), retrieval=replace(candidate.retrieval, policy="set"))
-    what = f"sets that show {way.size} examples in the form that people prefer"
+    what = f"sets that show {counted(way.size, 'example')} in the form that people prefer"
     return _with_room(found, best.examples, way.size), what
 
 

@@ -118,7 +118,7 @@ def _collecting(action: str, start: str, more: int, units_per_day: float | None,
     days = more / units_per_day if units_per_day else None
     wait = f" ({_duration(days)} at the current rate)" if days is not None and days < _MAX_DAYS else ""
     joint = " " if linked else ": "
-    sentence = f"{start}{joint}about {two_digits(more)} more units{wait}."
+    sentence = f"{start}{joint}about {two_digits(more)} more {'unit' if more == 1 else 'units'}{wait}."
     return Advice("wait" if action == "wait" else "continue", sentence, more, days)
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from index.counted import counted
 from proxy.experiments.analysis import advice
 from proxy.experiments.analysis.conclusion import Advice, Decision, Verdict
 from proxy.experiments.analysis.headline import least_worse, side
@@ -136,12 +137,13 @@ def _early_sentence(primary: Sequence[Comparison], burn_in: int) -> str:
     if effective >= burn_in:
         varied = min(each.varied_units for each in primary)
         return (
-            f"Too early to say: only {varied} units have another value of {one.metric} than most. "
+            f"Too early to say: {one.metric} has another value than most for only {counted(varied, 'unit')}. "
             f"{MIN_VARIED_UNITS} such units are needed."
         )
     if units >= burn_in:
         return f"Too early to say: the smallest arm has {effective:.0f} effective units. Each arm needs {burn_in}."
-    return f"Too early to say: {one.metric} is known for {units} units in the smallest arm. Each arm needs {burn_in}."
+    known = counted(units, "unit")
+    return f"Too early to say: {one.metric} is known for {known} in the smallest arm. Each arm needs {burn_in}."
 
 
 def _difference_clause(one: Comparison) -> str:

@@ -1,5 +1,5 @@
 // The view of a bundle: its prompt, its policy, and its examples as a map and as a list that can be searched.
-import {ask, bar, draw, folded, make, number, say} from "/ui/parts.js";
+import {ask, bar, counted, draw, folded, make, number, say} from "/ui/parts.js";
 
 const SIZE = 480, EDGE = 18, LISTED = 60, NEAREST = 12;
 
@@ -36,7 +36,7 @@ export async function bundles(place, signal, [wanted]) {
         back(),
         ...group(shownHeading(found), found.shown),
         ...group(bundle.sets.length ? "Nearest examples, which vote for a set" : "Nearest examples", near));
-      say(`${shownHeading(found)}: ${number(found.shown.length)} examples`);
+      say(`${shownHeading(found)}: ${counted(found.shown.length, "example")}`);
     } catch (error) {
       if (!signal.aborted) shown.replaceChildren(make("p", {class: "trouble", role: "alert"}, error.message));
     }
@@ -100,7 +100,7 @@ function facts(bundle) {
     add("examples", number(bundle.total)),
     add("pinned", number(bundle.examples.filter((one) => one.pinned).length)),
     add("shown", howRetrieved(bundle, policy)),
-    add("at most", `${number(policy.max_injected_tokens)} tokens`),
+    add("at most", counted(policy.max_injected_tokens, "token")),
     add("layout", bundle.layout),
     add("embedder", bundle.embedder),
     ...Object.entries(bundle.sampling).map(([name, value]) => add(name.replaceAll("_", " "), JSON.stringify(value))));
@@ -120,7 +120,7 @@ function chart(bundle, choose) {
     dots.set(example.id, dot);
     return dot;
   });
-  const picture = draw("svg", {viewBox: `0 0 ${SIZE} ${SIZE}`, role: "img", "aria-label": `A map of ${bundle.map.length} examples`}, ...points);
+  const picture = draw("svg", {viewBox: `0 0 ${SIZE} ${SIZE}`, role: "img", "aria-label": `A map of ${counted(bundle.map.length, "example")}`}, ...points);
   const light = (found) => {
     picture.classList.toggle("searched", Boolean(found));
     for (const dot of dots.values()) dot.classList.remove("near", "shown");

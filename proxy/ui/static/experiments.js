@@ -1,5 +1,5 @@
 // The view of an experiment: its verdict, its arms, its metrics, and the primary metric over time.
-import {ask, bar, draw, fitted, make, number, percent} from "/ui/parts.js";
+import {ask, bar, counted, draw, fitted, make, number, percent} from "/ui/parts.js";
 
 const HEIGHT = 220, LEFT = 64, RIGHT = 12, TOP = 14, BOTTOM = 28, LINE = 15;
 const NAMES = {
@@ -59,7 +59,7 @@ function arms(whole) {
         arm.name === whole.control ? make("span", {class: "tag"}, "control") : null,
         make("span", {class: "note"}, [arm.variant, arm.bundle, arm.model].filter(Boolean).join(" · ")),
         bar(share, `${percent(share)} of the units`),
-        make("span", {class: "count"}, `${number(units)} units, ${percent(share, 1)} (weight ${percent(wanted, 1)})`));
+        make("span", {class: "count"}, `${counted(units, "unit")}, ${percent(share, 1)} (weight ${percent(wanted, 1)})`));
     })));
 }
 
@@ -91,13 +91,13 @@ function curve(points, width, isShare) {
   };
   const line = known.map((p) => `${x(p.units).toFixed(1)},${y(p.difference).toFixed(1)}`).join("L");
   return draw("svg", {viewBox: `0 0 ${width} ${HEIGHT}`, role: "img", class: "curve",
-    "aria-label": `The difference and its intervals from ${number(from)} to ${number(to)} units`},
+    "aria-label": `The difference and its intervals from ${number(from)} to ${counted(to, "unit")}`},
   ...band("anytime"), ...band("fixed"),
   draw("line", {class: "zero", x1: LEFT, x2: width - RIGHT, y1: y(0), y2: y(0)}),
   draw("path", {class: "line", d: `M${line}`}),
   ...apart([0, last.low, last.high], y).map((tick) => draw("text", {x: LEFT - 8, y: y(tick) + 4, "text-anchor": "end"}, tickText(tick, isShare))),
   draw("text", {x: LEFT, y: HEIGHT - 8}, number(from)),
-  draw("text", {x: width - RIGHT, y: HEIGHT - 8, "text-anchor": "end"}, `${number(to)} units`));
+  draw("text", {x: width - RIGHT, y: HEIGHT - 8, "text-anchor": "end"}, counted(to, "unit")));
 }
 
 // Returns those of the values whose labels do not touch the label of a value before them.
@@ -116,7 +116,7 @@ function metrics(whole) {
       make("tbody", {}, whole.comparisons.map((one) => make("tr", {class: one.primary ? "primary" : ""},
         make("th", {scope: "row"}, named(one.metric), one.primary ? make("span", {class: "tag"}, "decides") : null),
         cell(1, one.arm),
-        cell(2, means(one).replaceAll(" %", "\u00a0%"), make("small", {}, ` ${number(one.arm_mean.units)} and ${number(one.control_mean.units)} units`)),
+        cell(2, means(one).replaceAll(" %", "\u00a0%"), make("small", {}, ` ${number(one.arm_mean.units)} and ${counted(one.control_mean.units, "unit")}`)),
         cell(3, one.headline?.short ?? "–"),
         cell(4, forest(one)),
         cell(5, one.ready ? reading(one) : one.missing || "not yet")))))));
@@ -165,6 +165,6 @@ function checks(whole) {
       : "The arms have the sizes that the assignment gives."),
     ...guards,
     ...Object.entries(whole.left_out).map(([name, count]) => make("li", {class: "bad"},
-      `${number(count)} stored ${count === 1 ? "value" : "values"} of ${named(name)} left out: not a number, or out of range.`)),
-    make("li", {}, `${number(whole.units)} units in all${whole.units_per_day ? `, ${number(whole.units_per_day)} a day` : ""}; planned ${number(whole.planned_units)}.`)));
+      `${counted(count, "stored value")} of ${named(name)} left out: not a number, or out of range.`)),
+    make("li", {}, `${counted(whole.units, "unit")} in all${whole.units_per_day ? `, ${number(whole.units_per_day)} a day` : ""}; planned ${number(whole.planned_units)}.`)));
 }

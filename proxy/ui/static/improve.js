@@ -1,5 +1,5 @@
 // The view Improve: what users say, which questions fail, what a new bundle changes, and how its experiment stands.
-import {ask, bar, folded, make, number, percent, scroller} from "/ui/parts.js";
+import {ask, bar, counted, folded, make, number, percent, scroller} from "/ui/parts.js";
 
 const LISTED = 20;
 const APART = "~none"; // no experiment can have this name
@@ -63,7 +63,7 @@ function bySet(told) {
   const title = "Feedback by example set";
   if (!told.requests) return section(title, note("No request has taken part yet. ", make("code", {}, "drpo-proxy experiment check FILE"), " says which requests do."));
   if (!told.rated) {
-    return section(title, note(`${number(told.requests)} requests have no value of ${told.metric}. Send one with `,
+    return section(title, note(`${told.metric} has no value for ${counted(told.requests, "request")}. Send one with `,
       make("code", {}, `POST /v1/feedback {"request_id": "…", "metric": "${told.metric}", "value": true}`), ". The request id is in the reply header x-request-id."));
   }
   const isShare = told.groups.every((one) => one.mean === null || (one.mean >= 0 && one.mean <= 1));
@@ -75,7 +75,7 @@ function bySet(told) {
       make("tbody", {}, told.groups.map((one) => make("tr", {},
         make("th", {scope: "row"}, one.example_set ?? "no set"), cell(1, one.arm || "–"), cell(2, number(one.requests)), cell(3, number(one.rated)),
         cell(4, one.mean === null ? "–" : number(one.mean, 2), isShare && one.mean !== null ? bar(one.mean, percent(one.mean)) : null)))))),
-    note(`${told.is_cut ? "The latest " : ""}${number(told.requests)} requests; ${told.better} is better. A mean of few ratings says little.`));
+    note(`${told.is_cut ? "The latest " : ""}${counted(told.requests, "request")}; ${told.better} is better. A mean of few ratings says little.`));
 }
 
 function questions(told) {

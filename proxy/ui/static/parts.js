@@ -110,6 +110,9 @@ export const number = (value, digits = 0) =>
     ? "–"
     : value.toLocaleString("en", {minimumFractionDigits: digits, maximumFractionDigits: digits, signDisplay: "negative"}); // no -0
 
+/** A count with its noun, such as "1 row" and "2 rows". */
+export const counted = (count, noun) => `${number(count)} ${noun}${count === 1 ? "" : "s"}`;
+
 export const seconds = (value) =>
   value === null || value === undefined ? "–" : value < 1 ? `${number(value * 1000)} ms` : `${number(value, 2)} s`;
 

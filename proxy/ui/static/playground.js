@@ -1,5 +1,5 @@
 // The view of a question: the answers of variants side by side, with the prompt and examples of each.
-import {ask, bar, events, folded, make, number, percent, reason, say, scroller, seconds} from "/ui/parts.js";
+import {ask, bar, counted, events, folded, make, number, percent, reason, say, scroller, seconds} from "/ui/parts.js";
 
 const VARIANTS = {
   aligned: "with prompt and examples",
@@ -118,8 +118,8 @@ function measured(facts, first, whole, usage, finish) {
   const add = (name, ...value) => facts.append(make("div", {}, make("dt", {}, name), make("dd", {}, ...value)));
   add("first token", seconds(first));
   add("whole answer", seconds(whole));
-  add("prompt", `${number(usage?.prompt_tokens)} tokens`);
-  add("answer", `${number(usage?.completion_tokens)} tokens`);
+  add("prompt", counted(usage?.prompt_tokens, "token"));
+  add("answer", counted(usage?.completion_tokens, "token"));
   add("ended", finish === "stop" ? "by itself" : finish === "length" ? "at the length limit" : finish ?? "–");
   if (cached !== undefined && cached !== null && usage.prompt_tokens) {
     const share = cached / usage.prompt_tokens;
@@ -133,7 +133,7 @@ async function explain(why, body, signal) {
   if (plan.lacks_refusal) why.append(make("p", {class: "trouble"}, "The pinned refusal was left out."));
   if (plan.examples?.length) {
     why.append(make("details", {open: matchMedia("(min-width: 801px)").matches},
-      make("summary", {}, `${plan.examples.length} examples shown`,
+      make("summary", {}, `${counted(plan.examples.length, "example")} shown`,
         make("small", {}, chosen(plan))),
       make("ol", {class: "examples"}, plan.examples.map((one) => make("li", {},
         make("div", {class: "head"}, make("div", {class: "query"}, folded(make("div", {dir: "auto"}, one.query))),
@@ -145,7 +145,7 @@ async function explain(why, body, signal) {
   }
   const given = plan.text ?? plan.messages.map((one) => `${one.role}: ${content(one)}`).join("\n\n");
   why.append(make("details", {}, make("summary", {}, "The exact ", plan.text ? "text" : "messages", " that the model got",
-    plan.tokens ? make("small", {}, ` ${number(plan.tokens)} tokens injected`) : null),
+    plan.tokens ? make("small", {}, ` ${counted(plan.tokens, "token")} injected`) : null),
   scroller("What the model got", {dir: "auto"}, given), make("p", {class: "note"}, JSON.stringify(plan.sampling))));
 }
 

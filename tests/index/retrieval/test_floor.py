@@ -38,7 +38,7 @@ def test_vector_without_direction_is_below_every_floor_but_the_lowest() -> None:
 
 
 def test_too_few_queries_are_an_error() -> None:
-    with pytest.raises(BundleError, match=r"at least 20 queries that are not in the bank \(given: 19\)"):
+    with pytest.raises(BundleError, match=r"at least 20 queries from outside the bank \(given: 19\)"):
         measure_floor(RETRIEVER, [at(0.5)[np.newaxis]] * 19, 0.05)
 
 

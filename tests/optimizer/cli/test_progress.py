@@ -43,8 +43,8 @@ def test_progress_prints_one_line_per_event_and_none_of_an_earlier_session() -> 
         "the budget of tokens is spent. The best candidate so far is evaluated.",
         "searching | best 0.600 [0.500, 0.700] | 1/50 calls, 120 tokens, 0.25 money, 0.5/10 min",
         "  the sets refusal-1, other-2 have prompts of their own. A new prompt replaces all of them",
-        "  what people prefer, as 30 pairs show it: Be brief. Use lists.",
-        "  what people prefer, as 1 pairs show it: nothing in common",
+        "  what people prefer, in 30 pairs of answers: Be brief. Use lists.",
+        "  what people prefer, in 1 pair of answers: nothing in common",
         "searching | best 0.600 [0.500, 0.700] | 1/50 calls, 120 tokens, 0.25 money, 0.5/10 min",
     ]
 

@@ -203,8 +203,8 @@ SEED_FAULTS = [
     ([{"query": "a"}], "a seed needs a reference"),
     ([{"query": "a", "reference": " "}], "a seed needs a reference"),
     ([], "contains no row"),
-    ([{"query": "sealed 1", "reference": "x"}], "in sealed and in seeds"),
-    ([{"query": "Validation, 1!", "reference": "x"}], "in validation and in seeds"),
+    ([{"query": "sealed 1", "reference": "x"}], "sealed and seeds share 1 query"),
+    ([{"query": "Validation, 1!", "reference": "x"}], "validation and seeds share 1 query"),
     ([{"query": "a", "reference": "x", "split": "train"}], "does not name this file"),
 ]
 

@@ -73,7 +73,7 @@ def test_files_of_a_harvest_are_read_by_the_other_commands(tmp_path: Path, capsy
     assert stat.S_IMODE(out.stat().st_mode) == 0o700
     assert {stat.S_IMODE(file.stat().st_mode) for file in out.iterdir()} == {0o600}
     shown = capsys.readouterr().out
-    assert "8 of 8 candidates are examples" in shown
+    assert "Accepted as examples: 8 of 8 candidates" in shown
     assert "No private data was found" in shown
 
 
@@ -84,7 +84,7 @@ def test_store_without_texts_says_which_flag_logs_them(tmp_path: Path, capsys: p
     assert main(["harvest", "--store", store, "--out", str(tmp_path / "out"), "--yes"]) == 0
     assert "only with --store-content" in capsys.readouterr().out
     assert main(["harvest", "--store", store, "--out", str(tmp_path / "o"), "--metric", "stars", "--yes"]) == 0
-    assert "thumbs_up (1 ratings from 1 to 1)" in capsys.readouterr().out
+    assert "thumbs_up (1 rating from 1 to 1)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

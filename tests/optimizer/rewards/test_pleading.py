@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import pytest
 
+from index.counted import counted
 from index.measures.refusals import refuses
 from optimizer.core.config import read_config
 from optimizer.core.journal import Journal, read_journal
@@ -167,7 +168,7 @@ async def test_run_counts_the_answers_that_speak_to_the_judge(depth: int, tmp_pa
     assert all(event["score"] == 0.0 for event in zeros)
     assert not result.is_found
     page = write_report(tmp_path / "out").read_text(encoding="utf-8")
-    assert f"{len(zeros)} answers tried to influence the judge" in page
+    assert f"{counted(len(zeros), 'answer')} tried to influence the judge" in page
     assert "reward for them is 0" in page
 
 

@@ -111,7 +111,7 @@ async def test_failed_questions_are_named_and_in_no_table() -> None:
     text = printed(result)
     name = result.arms.candidates[0].name
     assert f"{name} failed on 20 questions: 400: System role not supported (general-" in text
-    assert "20 questions are in no table" in text
+    assert "The tables leave out 20 questions" in text
     failures = result_json(result)["failures"]
     assert [(one["arm"], one["status"]) for one in failures] == [(name, 400)] * 20
 

@@ -88,7 +88,7 @@ def test_languages_are_told_apart_if_rows_name_them() -> None:
     rows = [replace(one.evidence[0], language=name) for one, name in zip(outcomes, languages, strict=True)]
     named = [replace(one, evidence=(row, one.evidence[1])) for one, row in zip(outcomes, rows, strict=True)]
     assert [one.text for one in group_failures(named)] == [
-        "1 of 1 answers to general queries: refused, although a good answer helps",
+        "1 of 1 answer to general queries: refused, although a good answer helps",
         "1 of 2 answers to general queries in de: refused, although a good answer helps",
     ]
 

@@ -245,7 +245,7 @@ def test_rare_values_are_named_as_what_is_missing(rate: float) -> None:
     assert varied < 30
     assert report.comparisons[0].missing == f"from 30 units with another value than most (now {varied})"
     assert report.verdict.decision == "waiting"
-    assert f"only {varied} units have another value of thumbs_up than most" in report.verdict.sentence
+    assert f"thumbs_up has another value than most for only {varied} unit" in report.verdict.sentence
     assert "choose another first metric" in report.verdict.advice.sentence
     more = report.verdict.advice.more_units
     assert more == (math.ceil((30 - varied) / varied * 1000) if varied else None)
