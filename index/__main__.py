@@ -23,7 +23,7 @@ from index.bundle.input_files import decode_text, parse_input_examples, parse_qu
 from index.bundle.manifest import check_policy, check_sampling
 from index.bundle.shipped import SHIPPED, find_bundle
 from index.cli.arguments import POLICY_FLAGS, command_line
-from index.cli.bundle_view import PageConsole, bundle_page, plain, search_page
+from index.cli.bundle_view import bundle_page, plain, search_page
 from index.cli.import_command import read_import, report
 from index.cli.list_command import print_list
 from index.cli.progress import CountingEmbedder, Progress
@@ -34,7 +34,7 @@ from index.embedders.registry import check_embedder_allowed, open_embedder
 from index.errors import BundleFormatError, BundleIntegrityError, DrpoError, UsageError
 from index.layouts import LAYOUTS
 from index.rendering import render_text
-from index.standard_output import discard_rest, escape_unprintable
+from index.standard_output import OutputConsole, discard_rest, escape_unprintable
 from index.types import Bundle, Message, RetrievalPolicy
 
 _BLOCK_TOKENS: Final = 128
@@ -60,8 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("drpo-index: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        discard_rest()
-        return 141
+        return discard_rest()
     return 0
 
 
@@ -76,7 +75,7 @@ def _verify(options: argparse.Namespace) -> None:
 
 
 def _show(options: argparse.Namespace) -> None:
-    page, bundle = PageConsole(), read_bundle(options.directory)
+    page, bundle = OutputConsole(), read_bundle(options.directory)
     page.print(*read_provenance_page(options.directory), bundle_page(bundle, options.full), sep="\n")
 
 
@@ -95,7 +94,7 @@ def _search(options: argparse.Namespace) -> None:
     selection = select_without_costs(policy, pinned(bundle), retrieved)
     prompt, examples = bundle.prompt_of(retrieved.set_name), selection.in_order(policy.order)
     text = render_text(LAYOUTS[bundle.manifest.layout], prompt, examples, (Message("user", options.text),))
-    page = PageConsole()
+    page = OutputConsole()
     page.print(search_page(selection, retrieved, bundle))
     page.rule(f"what the model sees: at most {policy.max_injected_tokens:,} tokens, layout {bundle.manifest.layout}")
     # Control characters in the text could change the state of a terminal, so a terminal gets visible symbols for them.

@@ -31,7 +31,7 @@ from index.counted import counted
 from index.embedders.base import Embedder
 from index.embedders.registry import open_embedder
 from index.errors import DrpoError
-from index.standard_output import discard_rest, escape_unprintable
+from index.standard_output import OutputConsole, discard_rest, escape_unprintable
 from optimizer.cli.arguments import HARVEST, IMPROVE, argument_parser
 from optimizer.cli.doctor import check_run
 from optimizer.cli.harvest import run_harvest
@@ -62,11 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     escape_unprintable()
     options = argument_parser().parse_args(arguments)
     try:
-        if options.command == HARVEST:  # in asyncio.run, Ctrl-C could not end the wait for the user's input
-            return run_harvest(options)
-        if options.command == IMPROVE:
-            return run_improve(options)
-        status = asyncio.run(_COMMANDS[options.command](options))
+        status = _run_command(options)
         sys.stdout.flush()
         return status
     except DrpoError as error:
@@ -78,8 +74,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("drpo-optimizer: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        discard_rest()
-        return 141
+        return discard_rest()
+
+
+def _run_command(options: argparse.Namespace) -> int:
+    if options.command == HARVEST:  # in asyncio.run, Ctrl-C could not end the wait for the user's input
+        return run_harvest(options)
+    if options.command == IMPROVE:
+        return run_improve(options)
+    return asyncio.run(_COMMANDS[options.command](options))
 
 
 async def _run(options: argparse.Namespace) -> int:
@@ -128,7 +131,7 @@ async def _estimate(options: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory() as folder, Journal(Path(folder)) as journal:
         async with open_run_context(config, journal, print_error_line) as context:
             expected = await estimate(context)
-    Console(markup=False).print(estimate_table(expected, config.budget))
+    OutputConsole().print(estimate_table(expected, config.budget))
     if note := budget_note(expected, config.budget):
         print(note)
     return 0
@@ -155,7 +158,7 @@ async def _judge_check(options: argparse.Namespace) -> int:
     with _progress_bar() as bar:
         tables = await judge_tables(options, Endpoint(options.base_url, name, key), bar)
     for table in tables:
-        Console(markup=False).print(table)
+        OutputConsole().print(table)
     return 0
 
 
@@ -193,7 +196,7 @@ async def _eval(options: argparse.Namespace) -> int:
     if options.markdown:
         print(evaluation_markdown(evaluation))
     else:
-        Console(markup=False).print(
+        OutputConsole().print(
             evaluation_table(evaluation, f"{name}, {counted(len(rows), 'row')} of {options.data.name}")
         )
     return 0

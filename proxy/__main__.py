@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from index.errors import DrpoError
-from index.standard_output import discard_rest, escape_unprintable
+from index.standard_output import OutputConsole, discard_rest, escape_unprintable
 from index.version import add_version_flag
 from proxy.core.log import log_lines
 from proxy.core.malloc import set_malloc_thresholds
@@ -58,16 +58,16 @@ def run(arguments: Sequence[str]) -> int:
             # Imported here, because a server does not need this module, which takes 2 MB of memory.
             from proxy.experiments.command import run_experiment_command
 
-            output = Console(highlight=False, markup=False)
+            output = OutputConsole(highlight=False)
             return run_experiment_command(arguments[1:], process_environment(), output)
         if arguments[:1] == ["fit"]:
             from proxy.fit.command import run_fit_command  # imported here, as a server does not need it
 
-            output = Console(highlight=False, markup=False)
+            output = OutputConsole(highlight=False)
             return run_fit_command(arguments[1:], process_environment(), output, console)
         values, command, name = _parse(arguments)
         if command == "new-key":  # uses no settings, so it works even if a setting is wrong
-            return _new_key(name, Console(highlight=False, markup=False), console)
+            return _new_key(name, OutputConsole(highlight=False), console)
         return _serve_or_check(command, build_settings(values, process_environment()), console)
     except DrpoError as error:
         console.print(f"drpo-proxy: {error}", style="red", markup=False, soft_wrap=True)
@@ -77,8 +77,7 @@ def run(arguments: Sequence[str]) -> int:
     except asyncio.CancelledError:  # SIGTERM before the server answered requests
         return 143
     except BrokenPipeError:  # the process that reads the output has ended
-        discard_rest()
-        return 1
+        return discard_rest()
 
 
 def _serve_or_check(command: str, settings: Settings, console: Console) -> int:
@@ -87,7 +86,7 @@ def _serve_or_check(command: str, settings: Settings, console: Console) -> int:
         if command == "check":
             from proxy.server.check import check
 
-            return asyncio.run(check(settings, _progress(console), Console(highlight=False, markup=False)))
+            return asyncio.run(check(settings, _progress(console), OutputConsole(highlight=False)))
         # Imported here, because these imports take half a second, which help texts and error messages do not need.
         gc.disable()  # imports create almost no garbage, so a collection would only take time
         import uvloop
@@ -97,7 +96,7 @@ def _serve_or_check(command: str, settings: Settings, console: Console) -> int:
 
         gc.enable()
         set_malloc_thresholds()
-        console_out = Console(highlight=False, markup=False)
+        console_out = OutputConsole(highlight=False)
         announce = announcer(console_out, settings.injection.bundle, settings.experiments.store)
         uvloop.run(serve(settings, _progress(console), announce))
     return 0

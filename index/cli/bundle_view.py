@@ -7,7 +7,7 @@ characters by visible symbols, because a terminal would obey a control character
 import json
 from collections.abc import Iterable, Mapping, Sequence
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.panel import Panel
 from rich.rule import Rule
 from rich.table import Table
@@ -23,19 +23,6 @@ _VISIBLE_CONTROLS: Mapping[int, int] = {
     0x7F: 0x2421,
     **dict.fromkeys(range(0x80, 0xA0), 0xFFFD),
 }
-
-
-class PageConsole(Console):
-    """A console that does not interpret markup, and that raises BrokenPipeError if the reader of its output ends early.
-
-    drpo-index catches this error and chooses the exit code. rich's own console would end the program with exit code 1.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(markup=False)
-
-    def on_broken_pipe(self) -> None:
-        raise BrokenPipeError
 
 
 def bundle_page(bundle: Bundle, full: bool) -> RenderableType:

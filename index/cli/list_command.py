@@ -6,8 +6,9 @@ from pathlib import Path
 
 from index.bundle.bundle import read_bundle
 from index.bundle.shipped import choose_shipped, read_shipped
-from index.cli.bundle_view import PageConsole, plain
+from index.cli.bundle_view import plain
 from index.cli.shipped_view import list_notes, list_record, list_table
+from index.standard_output import OutputConsole
 
 _MIN_WIDTH = 140  # columns of a file or a pipe, which have no width
 
@@ -29,7 +30,7 @@ def print_list(root: Path, model: str | None, *, as_json: bool) -> None:
     Raises:
         BundleError: A bundle or its provenance is invalid.
     """
-    shipped, page = read_shipped(root), PageConsole()
+    shipped, page = read_shipped(root), OutputConsole()
     if model is not None:
         choice = choose_shipped([model], shipped)
         record = {"model": model, "bundle": choice.bundle.name, "reason": choice.reason}

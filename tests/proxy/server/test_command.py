@@ -1,5 +1,6 @@
 """Tests the command line: its help, and one clear line instead of a stack trace for a mistake of the user."""
 
+import os
 import re
 import shutil
 import signal
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from index.bundle.bundle import default_bundle_directory
+from index.standard_output import READER_ENDED
 from proxy.__main__ import main
 from proxy.api.auth import new_key
 
@@ -44,6 +46,16 @@ def test_command_in_a_process_of_its_own_prints_and_returns_the_same(arguments: 
     key = r"drpo-[\w-]+|[0-9a-f]{64}"
     assert len({re.sub(key, "", one.stdout) for one in done}) == 1
     assert len({re.sub(key, "", one.stderr) for one in done}) == 1
+
+
+def test_reader_that_ends_early_gives_the_same_exit_code_as_in_the_other_commands() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "proxy", "new-key", "ann"]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=120, check=False)
+    os.close(writer)
+    assert (done.returncode, READER_ENDED) == (141, 141)
+    assert "Traceback" not in done.stderr
 
 
 def test_help_shows_every_flag_with_its_variable() -> None:
