@@ -7,10 +7,12 @@ from pathlib import Path
 from rich.console import Console
 
 from index.model_names import split_model_name
+from index.standard_output import OutputConsole
 from optimizer.cli.progress import ProgressDisplay
 from optimizer.cli.tables import sealed_table
 from optimizer.core.config import read_config
 from optimizer.core.config_tables import RunConfig
+from optimizer.core.errors import ChangedInputsError
 from optimizer.core.journal import Event, Journal
 from optimizer.core.model_tables import ModelTable
 from optimizer.core.run_file import BEGUN
@@ -53,6 +55,8 @@ async def start_or_continue(config: RunConfig, directory: Path, begun: Event, co
         try:
             with progress:
                 result = await run(config, directory, journal, print_error_line)
+        except ChangedInputsError:  # its message says what to do, and the same command would fail again
+            raise
         except BaseException:
             if any(event.get("call") == "reply" for event in journal.events):
                 print_error_line(f"Paid replies are kept. To continue, run {command}.")
@@ -68,7 +72,7 @@ def print_error_line(line: str) -> None:
 
 def show_result(result: Result, task: ModelTable) -> None:
     """Print the result of a run, and how to serve its bundle with the task model."""
-    console = Console(markup=False)
+    console = OutputConsole()
     if result.sealed:
         console.print(sealed_table(result.sealed))
     if result.spent_out:

@@ -45,6 +45,10 @@ class ConfigError(OptimizeError):
     """run.toml has a wrong table, key or value. The message names the table and the key."""
 
 
+class ChangedInputsError(ConfigError):
+    """The inputs of a run changed since it began, so that it cannot be resumed as it is."""
+
+
 class JournalError(OptimizeError):
     """The journal cannot be read or written: another process uses the file, the disk is full, or a line is damaged."""
 

@@ -16,7 +16,7 @@ import orjson
 
 from optimizer.core.candidate import Candidate
 from optimizer.core.config_tables import RunConfig
-from optimizer.core.errors import ConfigError
+from optimizer.core.errors import ChangedInputsError
 from optimizer.core.journal import STOPPED, Journal
 from optimizer.data.dataset import Row
 from optimizer.data.preferences import read_preferences
@@ -47,7 +47,7 @@ async def check_inputs(config: RunConfig, baseline: Candidate, journal: Journal)
     If the run stopped because too many rows could not be used, the user's reward functions may have changed since then.
 
     Raises:
-        ConfigError: An input changed. The message says what changed.
+        ChangedInputsError: An input changed. The message says what changed.
         JournalError: The journal cannot be written.
     """
     inputs = hash_inputs(config, baseline)
@@ -57,7 +57,7 @@ async def check_inputs(config: RunConfig, baseline: Candidate, journal: Journal)
         is_after_a_stop = notes[-1]["note"] == STOPPED
         changes = [change for change in _changes(earlier, inputs) if not (is_after_a_stop and "[reward]" in change)]
         if changes:
-            raise ConfigError(
+            raise ChangedInputsError(
                 f"the run cannot be resumed, because its inputs changed since it began: {'; '.join(changes)}. Undo the "
                 "changes, or begin a new run with another --out"
             )

@@ -64,6 +64,20 @@ async def test_run_advises_to_resume(tmp_path: Path, capsys: pytest.CaptureFixtu
         assert "and resume" in capsys.readouterr().err
 
 
+async def test_run_whose_inputs_changed_is_not_told_to_continue(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with models(tmp_path) as path:
+        assert await call("run", path, "--out", tmp_path / "out") == 0
+        rows = path.with_name("train.jsonl")
+        rows.write_text(rows.read_text().replace("question", "other question"))
+        capsys.readouterr()
+        assert await call("resume", tmp_path / "out") == 1
+    said = capsys.readouterr().err
+    assert "cannot be resumed" in said
+    assert "To continue" not in said
+
+
 @pytest.mark.parametrize("edit", ["content", "nothing", "removed", "only the copy"])
 async def test_resume_says_that_run_toml_has_changed(
     edit: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
