@@ -5,9 +5,12 @@ This module does not open the store.
 
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
+from typing import Final
+from urllib.parse import quote, urlsplit
 
 from index.errors import UsageError
+
+QUERY_ONLY: Final = "PRAGMA query_only = ON"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,15 @@ def parse_store_address(text: str) -> StoreAddress:
     if kind in {"postgresql", "postgres"} and rest.startswith("//"):
         return _postgresql_address(text)
     raise UsageError("--store: expected sqlite:PATH or postgresql://[USER@]HOST[:PORT]/DATABASE")
+
+
+def reading_address(path: Path) -> str:
+    """Return the address with which sqlite3.connect (with `uri=True`) opens a file to read it, and creates no file.
+
+    With mode=ro, SQLite would leave the files PATH-wal and PATH-shm behind. So the mode is rw. The caller runs
+    `QUERY_ONLY`, so that all statements that write are refused.
+    """
+    return f"file:{quote(str(path.resolve()))}?mode=rw"
 
 
 def has_password(text: str) -> bool:

@@ -5,10 +5,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Final, Protocol, cast
-from urllib.parse import quote
 
 from index.errors import UsageError
-from index.store_address import StoreAddress, parse_store_address
+from index.store_address import QUERY_ONLY, StoreAddress, parse_store_address, reading_address
 from optimizer.core.errors import DataError
 
 try:
@@ -68,10 +67,9 @@ def _sqlite(path: Path, name: str) -> Iterator[ReadSession]:
     if not path.is_file():
         raise DataError(f"--store: {name}: this file does not exist. Give the value of --store of drpo-proxy.")
     try:
-        # With mode=ro, SQLite would leave the files PATH-wal and PATH-shm behind.
-        address = f"file:{quote(str(path.resolve()))}?mode=rw"
+        address = reading_address(path)
         with closing(sqlite3.connect(address, _LOCK_TIMEOUT, isolation_level=None, uri=True)) as connection:
-            connection.execute("PRAGMA query_only = ON")
+            connection.execute(QUERY_ONLY)
             connection.text_factory = _text
             connection.execute("BEGIN")
             yield _SqliteSession(connection)

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import quote
 
+from index.store_address import QUERY_ONLY, reading_address
 from proxy.core.errors import StoreError, StoreRefusedError
 
 TYPES: Final[Mapping[str, str]] = {"real": "REAL", "bytes": "BLOB"}
@@ -104,16 +104,11 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 
 def _connect_to_read(path: Path) -> sqlite3.Connection:
-    """Connect without creating a file.
-
-    With mode=ro, SQLite would leave the files PATH-wal and PATH-shm behind. So the mode is rw, and query_only refuses
-    all statements that write.
-    """
-    address = f"file:{quote(str(path.resolve()))}?mode=rw"
+    """Connect without creating a file."""
     connection = sqlite3.connect(
-        address, timeout=_LOCK_TIMEOUT, isolation_level=None, check_same_thread=False, uri=True
+        reading_address(path), timeout=_LOCK_TIMEOUT, isolation_level=None, check_same_thread=False, uri=True
     )
-    connection.execute("PRAGMA query_only = ON")
+    connection.execute(QUERY_ONLY)
     return connection
 
 
