@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Final
 
 from index.counted import counted
+from index.errors import DrpoError
 from index.token_estimate import estimated_tokens
 from optimizer.core.budget import Budget
 from optimizer.core.concurrency import gather_or_cancel
@@ -149,6 +150,24 @@ class CachedCalls:
             )
             parts.update(zip((number for number, _ in chunks), replies, strict=True))
         return joined([parts[number].kept for number in sorted(parts)])
+
+
+async def close_calls(
+    calls: CachedCalls,
+    say: Callable[[str], None],
+    _kind: type[BaseException] | None,
+    error: BaseException | None,
+    _traceback: object,
+) -> None:
+    """Close the calls at the end of a context. If an error ended it, say so first, because the wait can take minutes.
+
+    Args:
+        calls: The calls.
+        say: As for `CachedCalls.close`.
+        error: The error that ended the context; None if none did.
+    """
+    reason = f"{error}\n" if isinstance(error, DrpoError) else ""
+    await calls.close(lambda line: say(reason + line))
 
 
 def _missing_choices(parts: Mapping[int, StoredReply], count: int) -> list[int]:

@@ -20,7 +20,6 @@ from index.bundle.bundle import load_bundle
 from index.bundle.shipped import DEFAULT_BUNDLE, SHIPPED, choose_shipped, find_bundle, read_shipped
 from index.embedders.base import Embedder
 from index.embedders.registry import open_embedder
-from index.errors import DrpoError
 from index.model_names import plain_name, split_model_name
 from index.types import RetrievalPolicy
 from optimizer.core.budget import Budget
@@ -33,7 +32,7 @@ from optimizer.data.preferences import Preferences, read_preferences
 from optimizer.data.split import SEALED, TRAIN, Split, read_split
 from optimizer.data.taste import learn_taste
 from optimizer.data.unusable_rows import UnusableRows
-from optimizer.models.cached_calls import CachedCalls
+from optimizer.models.cached_calls import CachedCalls, close_calls
 from optimizer.models.model_list import listed_models
 from optimizer.models.open_client import api_key, open_client
 from optimizer.models.row_embedder import RowEmbedder
@@ -132,7 +131,7 @@ async def open_run_context(config: RunConfig, journal: Journal, notify: Notify) 
         clients = {role: await stack.enter_async_context(open_client(table)) for role, table in config.models.items()}
         budget = Budget(config.budget)
         calls = CachedCalls(clients, journal, budget)
-        stack.push_async_exit(partial(_close_calls, calls, notify))
+        stack.push_async_exit(partial(close_calls, calls, notify))
         await stack.enter_async_context(_running_clock(budget, journal))
         embedder = RowEmbedder(await asyncio.to_thread(open_embedder, config.bundle.embedder))
         task = TaskModel(calls, config.models[TASK].kind, embedder)
@@ -251,14 +250,6 @@ async def served_models(table: ModelTable) -> list[str]:
         ModelError: The endpoint has no list of models, or does not answer in time.
     """
     return await listed_models(table.base_url, api_key(table), _LIST_TIMEOUT)
-
-
-async def _close_calls(
-    calls: CachedCalls, notify: Notify, _kind: type[BaseException] | None, error: BaseException | None, _: object
-) -> None:
-    """Wait for the last replies. If an error ended the run, tell it before, because the wait can take minutes."""
-    reason = f"{error}\n" if isinstance(error, DrpoError) else ""
-    await calls.close(lambda line: notify(reason + line))
 
 
 @asynccontextmanager
