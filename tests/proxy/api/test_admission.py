@@ -32,16 +32,17 @@ async def turns() -> None:
 
 
 async def test_slots_are_given_in_the_order_of_arrival() -> None:
-    door, order = admission(1, 10), []
+    door, order, leave = admission(1, 10), [], asyncio.Event()
 
     async def visit(number: int) -> None:
         async with door:
             order.append(number)
-            await asyncio.sleep(0.01)
+            await leave.wait()
 
     visits = [asyncio.create_task(visit(number)) for number in range(8)]
     await turns()
     assert (door.in_flight, door.queued) == (1, 7)
+    leave.set()
     await asyncio.gather(*visits)
     assert order == list(range(8))
     assert (door.in_flight, door.queued, door.idle.is_set()) == (0, 0, True)

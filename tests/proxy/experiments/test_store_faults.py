@@ -3,6 +3,7 @@
 import asyncio
 import json
 import sqlite3
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from proxy.core.errors import StoreError
 from proxy.core.log import log_lines
 from proxy.core.metrics import create_metrics
 from proxy.experiments.recorder import MAX_QUEUED_EXPOSURES, Kept, Recorder
@@ -106,11 +108,24 @@ async def test_replaced_file_loses_no_acknowledged_feedback(tmp_path: Path) -> N
     assert rows(path, "feedback") == 1
 
 
-async def test_exposures_beyond_the_queue_are_dropped_and_counted(tmp_path: Path) -> None:
-    async with recording(dsn_of("sqlite:/proc/nowhere/s.sqlite3")) as (recorder, metrics):
-        for number in range(MAX_QUEUED_EXPOSURES + 50):
-            recorder.record([exposure(number)])
-        assert value(metrics, "drpo_exposures_total", result="dropped") == 50
+async def test_exposures_beyond_the_queue_are_dropped_and_counted() -> None:
+    is_connecting, may_fail = threading.Event(), threading.Event()
+
+    def connect() -> SqliteSession:
+        """Wait, so that the recorder takes nothing out of its queue while the test fills it."""
+        is_connecting.set()
+        may_fail.wait()
+        raise StoreError("down")
+
+    dsn = replace(dsn_of("sqlite:/proc/nowhere/s.sqlite3"), connect=connect)
+    async with recording(dsn) as (recorder, metrics):
+        try:
+            await until(is_connecting.is_set)
+            for number in range(MAX_QUEUED_EXPOSURES + 50):
+                recorder.record([exposure(number)])
+            assert value(metrics, "drpo_exposures_total", result="dropped") == 50
+        finally:
+            may_fail.set()
     assert value(metrics, "drpo_exposures_total", result="dropped") == MAX_QUEUED_EXPOSURES + 50
 
 
