@@ -36,7 +36,7 @@ help:
 	@echo 'make lint        check style, types, which module imports which, and the links of the pages'
 	@echo 'make docs        build the pages as a site with a search, in build/site/html'
 	@echo 'make format      format the code as lint requires'
-	@echo 'make bench       measure the tables of the READMEs on this machine; BENCH=start for one (see tests/bench)'
+	@echo 'make bench       measure the tables of docs/benchmarks on this machine; BENCH=start for one (see tests/bench)'
 	@echo 'make soak        look for leaks under 20 minutes of load and faults; ARGS="--minutes 2" for less'
 	@echo 'make requirements  pin the dependencies of pyproject.toml in requirements/*.txt; UPGRADE= keeps pins that still fit'
 	@echo 'make dist        build and check wheel and sdist, with hashes and a bill of materials, in dist/'
