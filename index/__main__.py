@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _verify(options: argparse.Namespace) -> None:
     bundle = _load(options.directory, _open_bundle_embedder(options))
     if options.id is not None and bundle.id != options.id:
-        raise BundleIntegrityError(f"{options.directory}: this is not the bundle of --id. Its id is {bundle.id}")
+        raise BundleIntegrityError(f"{options.directory}: has the id {bundle.id}, not that of --id. Name the right one")
     pinned = sum(example.pinned for example in bundle.examples)
     examples = counted(len(bundle.examples), "example")
     print(f"{options.directory}: good. {bundle.manifest.name}, {examples}, {pinned:,} pinned.")

@@ -7,7 +7,7 @@ and white space may surround a text. A key whose value is null counts as absent.
 import hashlib
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from index.bundle.example_bank import check_example, refuse_duplicate_ids, refuse_unsafe
 from index.bundle.strict_json import Fields, parse_json, quoted, without_nulls
@@ -135,6 +135,27 @@ def parse_queries(data: bytes, location: str) -> tuple[str, ...]:
     return tuple(query for _, query in numbered)
 
 
+def parse_toml(data: bytes, location: str) -> dict[str, Any]:
+    """Parse a file of TOML.
+
+    Args:
+        data: The content of the file.
+        location: The name of the file in messages.
+
+    Raises:
+        BundleFormatError: The data is not TOML in UTF-8. The message names the line.
+    """
+    text = decode_text(data, location)
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        end = f"at the end of line {text.rstrip().count(chr(10)) + 1}"
+        fault = str(error).replace("at end of document", end)
+        raise BundleFormatError(f"{location}: is not TOML: {fault}. Correct it there") from None
+    except RecursionError:
+        raise BundleFormatError(f"{location}: is not TOML: it is nested too deeply. Remove brackets") from None
+
+
 def parse_set_prompts(data: bytes, location: str) -> Mapping[str, str]:
     """Parse a TOML file with prompts for example sets. Each key is the name of a set or of a kind.
 
@@ -147,10 +168,7 @@ def parse_set_prompts(data: bytes, location: str) -> Mapping[str, str]:
         BundleIntegrityError: A prompt contains a marker or a control token that a model could take for the beginning of
             a turn.
     """
-    try:
-        table = tomllib.loads(decode_text(data, location))
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise BundleFormatError(f"{location}: is not TOML: {error}") from None
+    table = parse_toml(data, location)
     if not table:
         raise BundleFormatError(f'{location}: there is no prompt. Write one, such as other = "Answer briefly."')
     return {name: _parse_set_prompt(one, f"{location}: the prompt of {quoted(name)}") for name, one in table.items()}

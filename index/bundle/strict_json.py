@@ -34,7 +34,7 @@ def parse_json(data: bytes, location: str) -> object:
     except UnicodeEncodeError:
         raise BundleFormatError(f"{location}: holds half of a surrogate pair. Write the whole character") from None
     except RecursionError:
-        raise BundleFormatError(f"{location}: is nested too deeply to be read") from None
+        raise BundleFormatError(f"{location}: is nested too deeply to be read. Remove brackets") from None
     except ValueError as error:
         raise BundleFormatError(f"{location}: is not valid JSON: {error}") from None
     return value
@@ -179,11 +179,11 @@ def _object_without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, obj
 
 
 def _refuse_constant(constant: str) -> object:
-    raise ValueError(f"{constant} is not a JSON number")
+    raise ValueError(f"{constant} is not a JSON number. Write a number")
 
 
 def _finite_float(digits: str) -> float:
     number = float(digits)
     if not math.isfinite(number):
-        raise ValueError("a number is too large")
+        raise ValueError("a number is too large. Write a smaller one")
     return number

@@ -53,5 +53,8 @@ def unit_rows(rows: object, source: str) -> Vectors:
         numbers = np.asarray(rows, np.float64)
         norms = np.linalg.norm(numbers, axis=1, keepdims=True)
     if numbers.shape[1] == 0 or not np.isfinite(norms).all() or not (norms > 0).all():
-        raise EmbedderError(f"the embedder {source} gave a vector that is empty, zero or not finite")
+        raise EmbedderError(
+            f"the embedder {source} gave a vector that is empty, zero or not finite. Leave the text out, or choose "
+            "another embedder"
+        )
     return np.asarray(numbers / norms, np.float32)

@@ -53,7 +53,10 @@ class OpenAIEmbedder:
         starts = range(0, len(texts), _TEXTS_PER_REQUEST)
         parts = [self._request(texts[start : start + _TEXTS_PER_REQUEST]) for start in starts]
         if any(part.shape[1] != self._spec.dimension for part in parts):
-            raise self._failed(f"gave vectors of another length than the {self._spec.dimension} dimensions before")
+            raise self._failed(
+                f"gave vectors of another length than the {self._spec.dimension} dimensions before. "
+                "Serve one model under this name"
+            )
         return np.concatenate([np.empty((0, self._spec.dimension), np.float32), *parts])
 
     def _request(self, texts: Sequence[str]) -> Vectors:
@@ -75,7 +78,7 @@ class OpenAIEmbedder:
             response = connection.getresponse()
             return response.status, response.read(_MAX_REPLY_BYTES)
         except (OSError, http.client.HTTPException, UnicodeError) as error:
-            reason = f"did not answer ({type(error).__name__}): is the server running, and the URL right?"
+            reason = f"did not answer ({type(error).__name__}). Start the server, or correct the URL"
             raise self._failed(reason) from error
         finally:
             connection.close()
@@ -86,10 +89,10 @@ class OpenAIEmbedder:
             by_index = {entry["index"]: entry["embedding"] for entry in entries}
             rows = np.array([by_index[index] for index in range(count)], np.float64)
         except (ValueError, TypeError, KeyError) as error:
-            raise self._failed("sent a reply that is not a list of embeddings: is the URL one of /v1?") from error
+            raise self._failed("sent a reply that is not a list of embeddings. Give a URL that ends in /v1") from error
         if len(entries) != count or rows.ndim != 2:
             sent, texts = counted(len(entries), "embedding"), counted(count, "text")
-            raise self._failed(f"sent {sent} for {texts}, or some that are no vectors")
+            raise self._failed(f"sent {sent} for {texts}, or some that are no vectors. Serve an embedding model")
         return unit_rows(rows, self._source)
 
     def _failed(self, reason: str) -> EmbedderError:

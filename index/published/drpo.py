@@ -92,7 +92,7 @@ def _parse_answers(data: bytes, location: str) -> Sequence[tuple[str, str]]:
     if not isinstance(value, dict):
         raise BundleFormatError(f"{location}: {_EXAMPLES_FORM}")
     if not value:
-        raise BundleFormatError(f"{location}: has no example")
+        raise BundleFormatError(f"{location}: has no example. The file {_EXAMPLES_FORM}")
     wrong = next((query for query, answer in value.items() if not isinstance(answer, str)), None)
     if wrong is not None:
         raise BundleFormatError(f"{location}: the value of {quoted(wrong)} is no text. The file {_EXAMPLES_FORM}")

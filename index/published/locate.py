@@ -69,7 +69,7 @@ def _check_folder(path: Path) -> None:
     if not path.exists():
         raise SourceNotFoundError(f"{path}: there is no such file or folder. Name a published file, or its folder")
     if not path.is_dir():
-        raise SourceNotFoundError(f"{path}: is neither a file nor a folder")
+        raise SourceNotFoundError(f"{path}: is neither a file nor a folder. Name a published file, or its folder")
 
 
 def _find_examples(path: Path, folders: Iterable[Path]) -> Path:

@@ -105,7 +105,7 @@ def feedback_of(options: argparse.Namespace) -> StoreQuery:
     if options.at_most >= options.at_least:
         raise DataError("--at-most must be below --at-least, because an answer cannot be both liked and disliked.")
     if any("\ud800" <= one <= "\udfff" for one in f"{options.experiment}{options.metric}"):
-        raise DataError("--experiment and --metric must be in UTF-8")
+        raise DataError("--experiment and --metric must be in UTF-8. Copy them from the experiment file")
     return StoreQuery(options.experiment or "", options.since or 0.0, options.metric, options.at_least, options.at_most)
 
 

@@ -6,7 +6,6 @@ key `api_key_env` names the environment variable that holds an API key. optimize
 rewards.
 """
 
-import tomllib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass, replace
 from difflib import get_close_matches
@@ -15,7 +14,7 @@ from pathlib import Path
 from types import MappingProxyType, UnionType
 from typing import Any, Final, Literal, Union, get_args, get_origin, get_type_hints
 
-from index.bundle.input_files import decode_text
+from index.bundle.input_files import parse_toml
 from index.bundle.shipped import DEFAULT_BUNDLE, shipped_names
 from index.errors import BundleFormatError
 from optimizer.core.config_checks import check_config
@@ -43,11 +42,9 @@ def read_config(path: Path, folder: Path | None = None) -> RunConfig:
         ConfigError: The file cannot be read, or a table, key or value is wrong.
     """
     try:
-        document = tomllib.loads(decode_text(path.read_bytes(), str(path)))
+        document = parse_toml(path.read_bytes(), str(path))
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path} is not TOML: {error}") from None
     except BundleFormatError as error:
         raise ConfigError(str(error)) from None
     return parse_config(document, folder or path.parent)

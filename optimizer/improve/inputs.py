@@ -4,7 +4,6 @@ run.toml is the user's file, with the rows, the examples and the preference pair
 bundle as the start. If the user has no run.toml, it contains only these and what the flags say.
 """
 
-import tomllib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any, Final
 
 import orjson
 
-from index.bundle.input_files import decode_text
+from index.bundle.input_files import parse_toml
 from index.bundle.shipped import DEFAULT_BUNDLE
 from index.embedders.registry import LOCAL_EMBEDDERS, open_embedder
 from index.errors import BundleFormatError
@@ -66,11 +65,9 @@ def read_document(path: Path | None) -> dict[str, Any]:
     if path is None:
         return {}
     try:
-        document = tomllib.loads(decode_text(path.read_bytes(), str(path)))
+        document = parse_toml(path.read_bytes(), str(path))
     except OSError as error:
         raise ConfigError(f"--config {path} cannot be read: {error.strerror}") from None
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"--config {path} is not TOML: {error}") from None
     except BundleFormatError as error:
         raise ConfigError(f"--config {error}") from None
     for name, table in document.items():

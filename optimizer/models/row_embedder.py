@@ -45,7 +45,8 @@ class RowEmbedder:
         vectors = np.asarray(self._embedder.embed(texts))
         if vectors.shape != (len(texts), self.spec.dimension) or not np.isfinite(vectors).all():
             raise EmbedderError(
-                f"the embedder {self.spec.name} gave vectors of another shape, or with values that are not finite"
+                f"the embedder {self.spec.name} gave vectors of another shape, or with values that are not finite. "
+                "Choose another embedder with [bundle] embedder"
             )
         return vectors
 

@@ -64,11 +64,11 @@ def _import_function(name: str) -> Callable[..., Any]:
     try:
         function: object = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"[reward] {name} cannot be imported: {error}") from None
+        raise ConfigError(f"[reward] {name} cannot be imported: {error}. Correct the name or the module") from None
     except (Exception, SystemExit) as error:  # the user's module can raise any exception
         raise ConfigError(f"[reward] {name} cannot be imported: {_error_location(error, None)}") from error
     if not callable(function):
-        raise ConfigError(f"[reward] {name} is not a function, but {type(function).__name__}")
+        raise ConfigError(f"[reward] {name} is not a function, but {type(function).__name__}. Name a function")
     try:
         inspect.signature(function).bind(**dict.fromkeys(_ARGUMENTS))
     except TypeError as error:

@@ -97,7 +97,8 @@ def check_rewards(config: RunConfig) -> None:
             raise ConfigError(f"[reward] {name} needs a model. Add [models.{role}].")
         if kind.needs_completion and config.models[TASK].kind != COMPLETION:
             raise ConfigError(
-                f"[reward] {name} needs a task model of kind completion, because chat models score no texts."
+                f"[reward] {name} needs a task model of kind completion, because chat models score no texts. "
+                "Remove this reward, or use a base model."
             )
         if kind.needs_preferences and config.data.preferences is None:
             raise ConfigError(f"[reward] {name} needs preferences. Name a file with [data] preferences.")

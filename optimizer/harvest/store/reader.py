@@ -102,7 +102,7 @@ def check_store(session: ReadSession) -> None:
         raise DataError("--store: this place contains no store of drpo-proxy. Give the value of --store of drpo-proxy.")
     found = next(iter(session.rows("SELECT value FROM about WHERE name = 'format'")), (b"",))
     if not isinstance(found[0], bytes | memoryview) or bytes(found[0]) != FORMAT:
-        raise DataError("--store: the store has a format that this version does not read")
+        raise DataError("--store: the store has a format that this version does not read. Use its version")
 
 
 def metric_summaries(session: ReadSession) -> Sequence[MetricSummary]:

@@ -115,6 +115,8 @@ def test_file_of_prompts_is_read(content: str, expected: Mapping[str, str]) -> N
     [
         (b"", "there is no prompt. Write one"),
         (b"# nothing", "there is no prompt"),
+        (b'other = "a"\n\nmore\n', "line 3, column 5). Correct it there"),
+        (b'other = "a"\n\nmore', "at the end of line 3). Correct it there"),
         (b"other", "is not TOML"),
         (b'{"other": "Be brief."}', "is not TOML"),
         (b'other = "a"\nother = "b"', "is not TOML"),
@@ -122,7 +124,7 @@ def test_file_of_prompts_is_read(content: str, expected: Mapping[str, str]) -> N
         (b"other = 3", 'the prompt of "other" must be a string'),
         (b'[other]\nprompt = "a"', 'the prompt of "other" must be a string'),
         (b'other = ["a", "b"]', 'the prompt of "other" must be a string'),
-        (b"other = " + b"[" * 5_000, "is not TOML"),
+        (b"other = " + b"[" * 5_000, "is nested too deeply"),
         *((f"other = {json.dumps(text)}".encode(), reason) for text, reason in UNUSABLE),
     ],
 )

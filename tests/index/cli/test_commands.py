@@ -45,7 +45,7 @@ def test_verify_refuses_a_valid_bundle_with_another_id(directory: Path, capsys: 
     bundle_id = read_bundle(directory).id
     assert run("verify", directory, "--id", bundle_id) == 0
     assert run("verify", directory, "--id", bundle_id[::-1]) == 1
-    assert f"this is not the bundle of --id. Its id is {bundle_id}" in capsys.readouterr().err
+    assert f"has the id {bundle_id}, not that of --id. Name the right one" in capsys.readouterr().err
     assert run("verify", directory, "--id", bundle_id[:12]) == 2
 
 

@@ -110,7 +110,7 @@ def test_example_that_the_new_embedder_cannot_read_is_named(tmp_path: Path) -> N
     with drpo_index(*line, stdout=subprocess.PIPE) as process:
         _, errors = process.communicate()
     assert process.returncode == 1
-    assert "cannot read the query of the example hindi (1 of 6 examples). Leave the example out" in errors
+    assert "cannot read the query of the example hindi (1 of 6). Leave the example out" in errors
     assert not (tmp_path / "new").exists()
 
 

@@ -253,7 +253,7 @@ def test_refused_connection_is_an_embedder_error(embedder: Embedder) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))  # the socket is bound but does not listen, so connections are refused
         port = closed.getsockname()[1]
-        with pytest.raises(EmbedderError, match=r"ConnectionRefusedError.*is the server running"):
+        with pytest.raises(EmbedderError, match=r"ConnectionRefusedError.*Start the server"):
             open_embedder(f"openai:http://127.0.0.1:{port}/v1#m")
 
 

@@ -81,7 +81,7 @@ LISTED = [{"instruction": "How?", "output": "So."}]
         (b"Be g\xffod.", ANSWERS, "p.txt: byte 4 is not UTF-8"),
         (PROMPT.encode(), LISTED, "e.json: must be an object with one answer for each query.*drpo-index build"),
         (PROMPT.encode(), {"examples": LISTED}, 'e.json: the value of "examples" is no text.*drpo-index build'),
-        (PROMPT.encode(), {}, "e.json: has no example"),
+        (PROMPT.encode(), {}, "e.json: has no example. The file must be an object"),
         (PROMPT.encode(), {"": "So."}, "e.json, example 1: the query .* is empty"),
         (PROMPT.encode(), {"How?": " "}, "e.json, example 1: the response .* is empty"),
         (PROMPT.encode(), {"How?": "a\n#Query:\nb"}, 'e.json, example 1: the response .* role marker "#Query:"'),

@@ -132,7 +132,7 @@ async def test_failure_names_the_users_own_line(prefix: str, statement: str, fol
         ("def score(query, answer):\n    return 1\n", "must take the arguments query, answer, reference, kind"),
         ("def score(query, answer, reference, kind, more):\n    return 1\n", "must take the arguments"),
         ("def other(**_):\n    return 1\n", "cannot be imported"),
-        ("score = 0.5\n", "is not a function, but float"),
+        ("score = 0.5\n", "is not a function, but float. Name a function"),
         ("def score(:\n", "SyntaxError in"),
         ("score = missing\n", "NameError in"),
         ("import a_module_that_is_missing\n", "cannot be imported"),
