@@ -7,11 +7,12 @@ would wait for units that never come. The functions are pure.
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import combinations
 from typing import Final
 
 from index.model_names import is_served, plain_names
-from proxy.core.variant_names import ALIGNED, RAW_MATCHED
-from proxy.experiments.automatic_metrics import AUTOMATIC_METRICS, JUDGED_BETTER, plain_name
+from proxy.core.variant_names import ALIGNED, RAW, RAW_MATCHED
+from proxy.experiments.automatic_metrics import AUTOMATIC_METRICS, JUDGED_BETTER, MAX_VALUE, plain_name
 from proxy.experiments.config import CALLS_PER_CASE, ExperimentFile
 from proxy.experiments.definition import MIN_PROPENSITY, Arm, Experiment
 
@@ -69,6 +70,7 @@ def _mismatches(file: ExperimentFile, server: Server, now: float) -> Iterator[st
         yield from _model_mismatches(experiment, server.models)
         if server.bundled is not None:
             yield from _bundle_mismatches(experiment, server.models, server.bundled)
+            yield from _arm_mismatches(experiment, server.models, server.bundled)
 
 
 def _scope_mismatches(experiment: Experiment, now: float) -> Iterator[str]:
@@ -77,6 +79,8 @@ def _scope_mismatches(experiment: Experiment, now: float) -> Iterator[str]:
         yield f"`end` has passed ({ended:%Y-%m-%d %H:%M} UTC), so no request takes part."
     if experiment.share == 0:
         yield "`share` is 0, so no unit takes part."
+    elif experiment.share * (experiment.slots[1] - experiment.slots[0]) < MIN_PROPENSITY:
+        yield "`share` and `slots` leave so few units that none takes part."
 
 
 def _weight_mismatches(experiment: Experiment) -> Iterator[str]:
@@ -110,11 +114,13 @@ def _unmeasured_mismatches(experiment: Experiment) -> Iterator[str]:
         if name not in AUTOMATIC_METRICS and plain_name(name) in measured:
             yield f"the metric {name} gets no values: the server measures {measured[plain_name(name)]}."
     for guardrail in experiment.guardrails:
-        automatic = AUTOMATIC_METRICS.get(guardrail.metric.name)
-        if automatic is not None and guardrail.tolerance >= automatic.maximum:
+        name = guardrail.metric.name
+        automatic = AUTOMATIC_METRICS.get(name)
+        low, high = (0.0, automatic.maximum) if automatic else (-MAX_VALUE, MAX_VALUE)
+        if guardrail.tolerance >= high - low:
             yield (
-                f"the guardrail of {automatic.name} has the tolerance {guardrail.tolerance:g}, which no difference can "
-                f"exceed: the values are from 0 to {automatic.maximum:g}."
+                f"the guardrail of {name} has the tolerance {guardrail.tolerance:g}, which no difference can exceed: "
+                f"the values are from {low:g} to {high:g}."
             )
 
 
@@ -170,6 +176,29 @@ def _bundle_mismatches(experiment: Experiment, models: Collection[str], bundled:
                 f"the arm {arm.name} has the variant {arm.variant}, but {', '.join(without)} has no bundle, so nothing "
                 "is injected. Give --bundle MODEL=DIR, or `bundle` for the arm."
             )
+
+
+def _arm_mismatches(experiment: Experiment, models: Collection[str], bundled: Collection[str]) -> Iterator[str]:
+    """Yield a sentence for each pair of arms that serve every request in the same way."""
+    requested = sorted(set(experiment.models or models) & set(models))
+    weighted = [arm for arm in experiment.arms if arm.weight]
+    for one, other in combinations(weighted, 2) if requested else ():
+        if all(_treatment(one, model, bundled) == _treatment(other, model, bundled) for model in requested):
+            yield (
+                f"the arms {one.name} and {other.name} serve every request in the same way, so there is nothing to "
+                "compare."
+            )
+
+
+def _treatment(arm: Arm, requested: str, bundled: Collection[str]) -> tuple[str, str, str]:
+    """Return the model, the variant and the bundle with which an arm serves a request for a model.
+
+    The bundle is empty if the server chooses it. Without a bundle, nothing is injected, as with the variant raw.
+    """
+    model = arm.model or requested
+    if arm.variant == RAW or not (arm.bundle or model in bundled):
+        return model, RAW, ""
+    return model, arm.variant or ALIGNED, arm.bundle or ""
 
 
 def _models_of(experiment: Experiment, arm: Arm, models: Collection[str]) -> set[str]:

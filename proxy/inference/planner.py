@@ -110,7 +110,8 @@ class Planner:
         chat = chat_body(body)
         plan = await self._chat(read_chat(chat), setting)
         trim, top = (plan.shape.trim, plan.shape.top_logprobs) if plan.shape else (False, 0)
-        return replace(plan, shape=ResponseShape(uuid4().hex, echoed_fields(body), trim, top), strip_usage=False)
+        shape = ResponseShape(uuid4().hex, echoed_fields(body), trim, top, setting.choice.model)
+        return replace(plan, shape=shape, strip_usage=False)
 
     async def completion(self, conversation: Conversation, setting: Setting) -> Plan:
         """Make the plan of a text completion.

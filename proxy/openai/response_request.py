@@ -133,7 +133,7 @@ def _response_format(text: object) -> JsonDict | None:
     A chat request nests the schema one level deeper. The result is None if the client asked for plain text.
     """
     text_format = text.get("format") if isinstance(text, dict) else None
-    if not isinstance(text_format, dict) or text_format.get("type", "text") == "text":
+    if not isinstance(text_format, dict) or text_format.get("type") in (None, "text"):
         return None
     if text_format["type"] != "json_schema":
         return dict(text_format)

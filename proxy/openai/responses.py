@@ -35,12 +35,14 @@ class ResponseShape:
             writes such white space.
         top_logprobs: The maximum number of likely tokens that the response lists for each token of the answer. The
             client asked for this number.
+        model: The id of the model, which the response names if the backend names none.
     """
 
     id: str
     echoed: Mapping[str, Any] = field(repr=False)
     trim: bool = False
     top_logprobs: int = 0
+    model: str = ""
 
 
 def echoed_fields(body: Mapping[str, Any]) -> JsonDict:
@@ -75,14 +77,15 @@ def _response(shape: ResponseShape, completion: Mapping[str, Any], finish_reason
 
 
 def _frame(shape: ResponseShape, completion: Mapping[str, Any], status: str) -> JsonDict:
+    created, model = completion.get("created"), completion.get("model")
     return {
         "id": f"resp_{shape.id}",
         "object": "response",
-        "created_at": completion.get("created", 0),
+        "created_at": created if type(created) in (int, float) else 0,
         "status": status,
         "error": None,
         "incomplete_details": None,
-        "model": completion.get("model"),
+        "model": model if isinstance(model, str) and model else shape.model,
         "output": [],
         "usage": None,
         **shape.echoed,
@@ -106,14 +109,20 @@ def _usage(usage: object) -> JsonDict | None:
     if not isinstance(usage, dict):
         return None
     details = usage.get("prompt_tokens_details")
-    cached = details.get("cached_tokens") if isinstance(details, dict) else 0
+    read, written = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
     return {
-        "input_tokens": usage.get("prompt_tokens", 0),
-        "input_tokens_details": {"cached_tokens": cached or 0},
-        "output_tokens": usage.get("completion_tokens", 0),
+        "input_tokens": read,
+        "input_tokens_details": {"cached_tokens": _count(details, "cached_tokens") if isinstance(details, dict) else 0},
+        "output_tokens": written,
         "output_tokens_details": {"reasoning_tokens": 0},
-        "total_tokens": usage.get("total_tokens", 0),
+        "total_tokens": _count(usage, "total_tokens") or read + written,
     }
+
+
+def _count(usage: Mapping[str, Any], name: str) -> int:
+    """Return a token count, and 0 for anything else that a backend may send in its place. Clients require a number."""
+    count = usage.get(name)
+    return count if type(count) is int and count >= 0 else 0
 
 
 def failed_event(response: Mapping[str, Any], number: int, code: str | None, message: str) -> JsonDict:

@@ -184,3 +184,42 @@ async def test_response_stream_of_a_chat_model_is_relayed_unchanged() -> None:
     async with scripted_backend(script, kind="chat") as backend, serving(backend.url) as proxy:
         assert await proxy.stream("/v1/responses", input="hi") == b"".join(events)
         assert "stream_options" not in backend.generating[0].json
+
+
+ODD_FRAMES: list[dict[str, Any]] = [
+    {"model": None, "created": None},
+    {"model": 5, "created": "yesterday"},
+    {"model": "", "created": True},
+    {"usage": {"prompt_tokens": None, "completion_tokens": "3", "total_tokens": 1e300}},
+    {"usage": {"prompt_tokens": -1, "completion_tokens": 3.5, "prompt_tokens_details": {"cached_tokens": "many"}}},
+    {"usage": {"completion_tokens": 3, "prompt_tokens_details": [1]}},
+]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("fields", ODD_FRAMES, ids=repr)
+async def test_response_has_a_model_a_time_and_counts_whatever_the_backend_sends(
+    fields: dict[str, Any], *, stream: bool
+) -> None:
+    """Clients that check the types of a response, such as the AI SDK, refuse the answer if one of them is missing."""
+
+    async def script(reply: Reply, request: Received) -> None:
+        if not stream:
+            return await reply.whole({**completion("Yes."), **fields})
+        await reply.begin()
+        for event in completion_events(["Yes", "."])[:-1]:
+            await reply.chunk(b"data: " + orjson.dumps({**orjson.loads(event[6:]), **fields}) + b"\n\n")
+        return await reply.end()
+
+    async with scripted_backend(script) as backend, serving(backend.url) as proxy:
+        if stream:
+            events = (await proxy.stream("/v1/responses", input="hi")).split(b"\n\n")[:-1]
+            responses = [orjson.loads(event_data(one + b"\n\n")).get("response") for one in events]
+        else:
+            responses = [(await proxy.post("/v1/responses", {"model": "scripted", "input": "hi"}))[2]]
+    for response in filter(None, responses):
+        assert (response["model"], type(response["created_at"])) == ("scripted", int)
+        if usage := response["usage"]:
+            counts = [usage["input_tokens"], usage["output_tokens"], usage["total_tokens"]]
+            assert [type(count) for count in (*counts, usage["input_tokens_details"]["cached_tokens"])] == [int] * 4
+            assert counts[2] == counts[0] + counts[1]
