@@ -13,6 +13,7 @@ Json = Mapping[str, Any]
 JsonDict = dict[str, Any]
 """A JSON object that the code may change."""
 
+_MAX_SHOWN: Final = 60  # characters
 BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 _MAX_REPAIRS: Final = 10_000
 """A text with more escaped surrogates than this number is not repaired, so that a repair takes only milliseconds."""
@@ -22,6 +23,22 @@ _SURROGATES: Final = re.compile(
     rb"\\u[dD](?:[89abAB][0-9a-fA-F]{2}(\\u[dD][c-fC-F][0-9a-fA-F]{2})?|[c-fC-F][0-9a-fA-F]{2})"
 )
 _UNKNOWN: Final = rb"\ufffd"
+
+
+def shown(value: object) -> str:
+    """Return a client's value for an error message: a text in quotation marks, cut after 60 characters, or only a type.
+
+    A value that is neither text nor a value of another JSON type is a number that `proxy.openai.exact_numbers` kept.
+    """
+    if isinstance(value, str):
+        return repr(value if len(value) <= _MAX_SHOWN else f"{value[:_MAX_SHOWN]}...")
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, dict | list):
+        return "an object" if isinstance(value, dict) else "a list"
+    return "a number"
 
 
 def repaired_json(data: bytes) -> bytes:

@@ -13,7 +13,7 @@ from typing import Any, Final
 from index.rendering import remove_leading_gap
 from index.types import Message, Role
 from proxy.core.errors import BadRequestError
-from proxy.core.json_types import JsonDict
+from proxy.core.json_types import JsonDict, shown
 from proxy.openai.backend_reply import has_finished
 from proxy.openai.json_fields import list_field
 from proxy.openai.logprobs import chat_logprobs
@@ -54,10 +54,10 @@ def text_messages(messages: Sequence[Mapping[str, Any]]) -> tuple[Message, ...]:
 
 
 def _text_message(number: int, message: Mapping[str, Any]) -> Message:
-    role = str(message.get("role"))
-    if role not in _ROLES:
+    role = message.get("role")
+    if not isinstance(role, str) or role not in _ROLES:
         raise BadRequestError(
-            f"messages[{number}]: a base model completes text and has no role {role!r}. {_ALTERNATIVE}",
+            f"messages[{number}]: a base model completes text and has no role {shown(role)}. {_ALTERNATIVE}",
             param="messages",
         )
     if message.get("tool_calls") or message.get("function_call"):

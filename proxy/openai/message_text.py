@@ -8,7 +8,7 @@ from itertools import chain
 from typing import Any, Final, TypeGuard
 
 from proxy.core.errors import BadRequestError
-from proxy.core.json_types import Json
+from proxy.core.json_types import Json, shown
 
 _OTHER_CONTENT: Final = ("tool_calls", "function_call", "audio", "reasoning", "reasoning_content")
 """Fields of a message that say something, even if the content of the message is empty."""
@@ -64,9 +64,9 @@ def _checked_text(part: object, field_name: str) -> str:
         return part
     if isinstance(part, dict) and part.get("type", "text") in _TEXT_TYPES and isinstance(text := _part_text(part), str):
         return text
-    kind = part.get("type") if isinstance(part, dict) else type(part).__name__
+    kind = f"a part of type {shown(part.get('type'))}" if isinstance(part, dict) else shown(part)
     raise BadRequestError(
-        f"{field_name}: a base model reads text, not a part of type {kind!r}. Use a chat model that accepts it.",
+        f"{field_name}: a base model reads text, not {kind}. Use a chat model that accepts it.",
         param="messages",
     )
 

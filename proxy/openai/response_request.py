@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from proxy.core.errors import BadRequestError
-from proxy.core.json_types import JsonDict
+from proxy.core.json_types import JsonDict, shown
 from proxy.openai.json_fields import list_field, text_field
 
 # The fields of a request that are not copied to the chat request.
@@ -72,7 +72,8 @@ def response_messages(body: Mapping[str, Any]) -> list[JsonDict]:
 def _read_items(items: Sequence[object]) -> Iterator[tuple[int, object]]:
     """Yield the items that a base model reads, each with its position in the input."""
     for number, item in enumerate(items):
-        if _type_of(item) not in _UNREAD_ITEMS:
+        kind = _type_of(item)
+        if not isinstance(kind, str) or kind not in _UNREAD_ITEMS:
             yield number, item
 
 
@@ -88,43 +89,45 @@ def _message(number: int, item: object) -> JsonDict:
 
 
 def _type_of(item: object) -> object:
-    """Return the type of an input item. An item without a type is a message, or a reference if it has only an id."""
+    """Return the type of an input item: of an item without a type, a message, or a reference if it has only an id."""
     if not isinstance(item, dict):
-        return type(item).__name__
+        return None
     implied = "item_reference" if item.keys() <= {"id", "type"} and "id" in item else "message"
     kind = item.get("type")
     return implied if kind is None else kind
 
 
 def _why_no_message(item: object) -> str:
+    if not isinstance(item, dict):
+        found = "a text" if isinstance(item, str) else shown(item)  # a text may be a user's, so it is not repeated
+        return f"a base model reads only messages, not {found}. Send an object with `role` and `content`"
     kind = _type_of(item)
     if kind == "item_reference":
         return _STORE_ADVICE
     if kind == "message":
         return "a message needs a `role`"
     reads = "knows no tool calls" if isinstance(kind, str) and "call" in kind else "reads only messages"
-    return f"a base model {reads}, not an item of type {_shown(kind)}. Leave the item out, or use a chat model"
+    return f"a base model {reads}, not an item of type {shown(kind)}. Leave the item out, or use a chat model"
 
 
 def _part(part: object, field_name: str) -> JsonDict:
     """Return a text part of a message as a part of a chat message. Raises BadRequestError for all other parts."""
     if isinstance(part, str):
         return {"type": "text", "text": part}
-    kind = part.get("type", "text") if isinstance(part, dict) else type(part).__name__
+    kind = part.get("type", "text") if isinstance(part, dict) else None
     name = _TEXT_PARTS.get(kind) if isinstance(part, dict) and isinstance(kind, str) else None
     text = part.get(name) if isinstance(part, dict) and name else None
     if not isinstance(text, str):
         raise BadRequestError(
-            f"{field_name}: a base model reads text, not a part of type {_shown(kind)}. Leave the part out, or use a "
-            "chat model that accepts it.",
+            f"{field_name}: a base model reads text, not {_described(part)}. Leave the part out, or use a chat model "
+            "that accepts it.",
             param="input",
         )
     return {"type": "text", "text": text}
 
 
-def _shown(kind: object) -> str:
-    """Return a client's type name for an error message: on one line, and cut after 60 characters."""
-    return repr(kind)[:60]
+def _described(part: object) -> str:
+    return f"a part of type {shown(part.get('type'))}" if isinstance(part, dict) else shown(part)
 
 
 def _response_format(text: object) -> JsonDict | None:

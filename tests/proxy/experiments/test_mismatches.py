@@ -201,7 +201,7 @@ async def test_check_asks_the_server_of_the_judge_for_its_models(
     async with scripted_backend(answer) as backend, scripted_backend(answer, model=judge or "j") as other:
         url = other.url if judge else "http://127.0.0.1:9"
         arguments = ["--backend", backend.url, "--experiment", path, "--store", f"sqlite:{tmp_path}/s.sqlite3"]
-        code = await asyncio.to_thread(run, ["check", *arguments, "--judge", url])
+        code = await asyncio.to_thread(run, ["check", *arguments, "--judge", url, "--bundle", "default"])
     printed = " ".join(capsys.readouterr().out.split())
     assert (code == 1) == bool(says)
     assert says in printed

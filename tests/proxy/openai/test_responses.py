@@ -138,7 +138,7 @@ async def test_earlier_answer_is_read_in_each_form_that_clients_send(earlier: li
         ({"role": "user", "content": 7}, "content must be a string or a list of parts"),
         ({"role": "user", "content": {"type": "input_text", "text": "x"}}, "content must be a string"),
         ({"type": "x" * 1000}, "'xxxx"),
-        ("hello", "'str'"),
+        ("hello", "not a text"),
     ],
 )
 async def test_item_that_a_base_model_cannot_read_is_named_with_its_remedy(item: object, says: str) -> None:
