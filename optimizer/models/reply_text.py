@@ -12,18 +12,33 @@ from typing import Any, Final
 
 from index.measures.answer_form import repeated_share
 from optimizer.core.errors import UnparsableReplyError
+from optimizer.core.relaxed_json import relaxed_object
 
 _DECODER: Final = json.JSONDecoder(strict=False)
 """It also accepts line breaks inside of JSON strings, which models often write."""
-_THINK_TAG: Final = re.compile(
-    r"[<\u25c1]\s*(?P<slash>/?)\s*(?:think|thinking|thoughts?|reasoning|reflection|scratchpad|analysis|seed:think)"
-    r"(?:\s[^<>]*)?[>\u25b7]"
-    r"|\[(?P<bracket>/?)THINK\]"
-    r"|<\|(?P<edge>begin|end)_of_thought\|>"
-    r"|<\|channel\|>(?P<channel>\w+)[^<]*<\|message\|>",
-    re.IGNORECASE,
+_REASONING: Final = (
+    r"(?:(?:inner|internal)_)?(?:think|thinking|thoughts?|reason|reasoning|reflection|scratch_?pad|analysis|cot|monologue"
+    r"|deliberation|rationale|chain_of_thought)(?:_process)?|seed:think"
 )
-"""The tags of DeepSeek, Qwen and many others, of Kimi, of Magistral, of OpenThinker, and the channels of gpt-oss."""
+_THINK_TAG: Final = re.compile(
+    rf"[<\u25c1]\s*(?P<slash>/?)\s*(?:{_REASONING})(?:\s[^<>]*)?[>\u25b7]"
+    r"|\[(?P<bracket>/?)THINK\]"
+    r"|<\|(?P<bar>/?)(?:think|thinking)\|>"
+    r"|<\|(?P<edge>begin|start|end)_(?:of_)?(?:thought|thinking)\|>"
+    r"|<\|channel\|>(?P<channel>\w+)(?:(?!<\|message\|>).){0,200}<\|message\|>"
+    r"|<\|channel>thought\b|(?P<gemma><channel\|>)"
+    r"|<unused94>thought\b|(?P<medgemma><unused95>)",
+    re.IGNORECASE | re.DOTALL,
+)
+"""The tags of DeepSeek, Qwen and many others, of Kimi, of Magistral, of OLMo, of OpenThinker and Cohere, the channels
+of gpt-oss, and the tokens of Gemma."""
+_PLAIN_CHANNELS: Final = re.compile(r"\s*analysis.*assistantfinal", re.DOTALL)
+"""The channels of gpt-oss as a server returns them that leaves out all special tokens."""
+_ANSWER_TAG: Final = re.compile(r"<(?:answer|response|final_answer)>", re.IGNORECASE)
+_END_TOKENS: Final = re.compile(r"(?:\s*(?:<\|\w{2,40}\|>|</s>|<eos>|<end_of_turn>))+\s*\Z")
+"""Tokens that end a turn. Some servers return them as a part of the text."""
+_MAX_RELAXED: Final = 50
+"""So many objects of a text that are no JSON are read nevertheless, at most. Each of them takes a search."""
 _OPENING: Final = re.compile(r"[{\[]")
 _REASONING_FIELDS: Final = ("reasoning_content", "reasoning")
 _CUT: Final = "length"
@@ -35,7 +50,7 @@ _MAX_CHARACTERS: Final = 200_000
 
 @dataclass(frozen=True, slots=True)
 class FoundObject:
-    """A JSON object in a text.
+    """A JSON object in a text, or a list.
 
     Attributes:
         value: The parsed object.
@@ -43,7 +58,7 @@ class FoundObject:
         end: The position after its last character.
     """
 
-    value: Mapping[str, Any]
+    value: Any
     start: int
     end: int
 
@@ -63,6 +78,7 @@ def answer_text(choice: Any) -> str:
     text = _content_text(message.get("content"))
     if not text.strip() and choice.get("finish_reason") != _CUT:
         text = next((_content_text(message.get(name)) for name in _REASONING_FIELDS if message.get(name)), "")
+    text = _END_TOKENS.sub("", text)
     if not text.strip():
         raise UnparsableReplyError("the reply has no text")
     return text
@@ -90,7 +106,7 @@ def _loops(choice: Mapping[str, Any]) -> bool:
 
 def without_reasoning(text: str) -> str:
     """Return what follows the reasoning in a text; empty if the reasoning has no end."""
-    return text[_reasoning_end(text, list(_objects(text))) :]
+    return text[_reasoning_end(text, list(_values(text))) :]
 
 
 def json_objects(text: str) -> list[FoundObject]:
@@ -99,24 +115,58 @@ def json_objects(text: str) -> list[FoundObject]:
     An object inside of another object does not count, even if the outer object is cut at the end of the text. Text
     between the objects is ignored, such as code fences.
     """
+    return [found for one in reversed(_after_reasoning(text)) if (found := _as_object(one)) is not None]
+
+
+def nested_objects(text: str) -> list[Mapping[str, Any]]:
+    """Return the objects of a text that follow its reasoning, from left to right, also those inside of others.
+
+    Only objects in the first level of a list, of an object, or of a list in an object are returned.
+    """
+    return [found for one in _after_reasoning(text) for found in _unfolded(one.value)]
+
+
+def _unfolded(value: Any) -> list[Mapping[str, Any]]:
+    if isinstance(value, list):
+        return [one for one in value if isinstance(one, dict)]
+    lists = [one for inner in value.values() if isinstance(inner, list) for one in inner if isinstance(one, dict)]
+    return [value, *lists]
+
+
+def _after_reasoning(text: str) -> list[FoundObject]:
     text = text[-_MAX_CHARACTERS:]
-    found = list(_objects(text))
+    found = list(_values(text))
     end = _reasoning_end(text, found)
-    return [one for one in reversed(found) if one.start >= end]
+    return [one for one in found if one.start >= end]
+
+
+def _as_object(found: FoundObject) -> FoundObject | None:
+    """Return an object, or the only object of a list. None for a list of several values."""
+    value = found.value
+    if isinstance(value, list):
+        return replace(found, value=value[0]) if len(value) == 1 and isinstance(value[0], dict) else None
+    return found
 
 
 def find_object(text: str, is_wanted: Callable[[Mapping[str, Any]], bool]) -> FoundObject | None:
     """Return the last whole JSON object after the reasoning for which `is_wanted` is true; None if there is none.
 
     A model may put the object that it was asked for into another one, such as {"verdict": {...}}. The values of an
-    object are therefore tried after the object itself. Such a value is returned with the positions of the outer object.
+    object are therefore tried after the object itself, also those that are JSON in a text, as in a call of a tool. Such
+    a value is returned with the positions of the outer object.
     """
     for found in json_objects(text):
-        inner = (value for value in found.value.values() if isinstance(value, dict))
+        inner = (one for value in found.value.values() for one in _inner_objects(value))
         wanted = next((value for value in (found.value, *inner) if is_wanted(value)), None)
         if wanted is not None:
             return replace(found, value=wanted)
     return None
+
+
+def _inner_objects(value: Any) -> list[Mapping[str, Any]]:
+    if isinstance(value, str) and value.lstrip().startswith("{"):
+        return [found.value for found in json_objects(value)][-1:]
+    return [value] if isinstance(value, dict) else []
 
 
 def _content_text(content: Any) -> str:
@@ -161,23 +211,27 @@ def text_field(fields: Any, name: str) -> str:
 def _reasoning_end(text: str, objects: Sequence[FoundObject]) -> int:
     """Return the position at which the reasoning in a text ends: 0 if there is none.
 
-    A tag inside of an object does not end the reasoning. If the last tag opens a reasoning, the result is the length of
-    the text.
+    A tag inside of an object does not end the reasoning. If the last tag opens a reasoning, the reasoning ends at a tag
+    that opens an answer. If there is no such tag, the result is the length of the text.
     """
     tags = [tag for tag in _THINK_TAG.finditer(text) if not any(one.start < tag.start() < one.end for one in objects)]
     if not tags:
-        return 0
-    return tags[-1].end() if _ends_reasoning(tags[-1]) else len(text)
+        found = _PLAIN_CHANNELS.match(text)
+        return found.end() if found else 0
+    if _ends_reasoning(tags[-1]):
+        return tags[-1].end()
+    answers = list(_ANSWER_TAG.finditer(text, tags[-1].end()))
+    return answers[-1].end() if answers else len(text)
 
 
 def _ends_reasoning(tag: re.Match[str]) -> bool:
-    ends = bool(tag["slash"] or tag["bracket"])
+    ends = any(tag[name] for name in ("slash", "bracket", "bar", "gemma", "medgemma"))
     return ends or (tag["edge"] or "").lower() == "end" or (tag["channel"] or "").lower() == "final"
 
 
-def _objects(text: str) -> Iterator[FoundObject]:
-    """Yield the whole JSON objects of a text from left to right. A list of exactly one object counts as this object."""
-    position, end = 0, len(text.rstrip())
+def _values(text: str) -> Iterator[FoundObject]:
+    """Yield the whole JSON objects and lists of a text from left to right, also objects that are only nearly JSON."""
+    position, end, relaxed = 0, len(text.rstrip()), 0
     while opening := _OPENING.search(text, position):
         start = opening.start()
         try:
@@ -185,11 +239,10 @@ def _objects(text: str) -> Iterator[FoundObject]:
         except json.JSONDecodeError as error:
             if opening[0] == "{" and (error.pos >= end or error.msg.startswith("Unterminated")):
                 return  # the object is cut: what it contains is no verdict
-            position = start + 1
-            continue
+            relaxed += opening[0] == "{"
+            found = relaxed_object(text, start) if opening[0] == "{" and relaxed <= _MAX_RELAXED else None
+            value, position = found or (None, start + 1)
         except (ValueError, RecursionError):
             return  # no model writes such deep objects or such long numbers on purpose
-        if isinstance(value, list) and len(value) == 1:
-            value = value[0]
-        if isinstance(value, dict):
+        if isinstance(value, dict | list):
             yield FoundObject(value, start, position)

@@ -4,23 +4,45 @@ A text that holds no verdict raises UnparsableReplyError. It never gets a defaul
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Final
 
 from index.embedders.base import encodable
 from optimizer.core.errors import UnparsableReplyError
-from optimizer.models.reply_text import FoundObject, find_object, without_reasoning
+from optimizer.models.reply_text import FoundObject, find_object, nested_objects, without_reasoning
 
 MIN_SCORE, MAX_SCORE = 1, 5
-_SCORE: Final = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:(?:/|out of)\s*(\d+(?:\.0+)?)\s*)?", re.IGNORECASE)
+_SCORE: Final = re.compile(
+    r"\s*(?:(?:score|rating)\W{0,3})?(\d+(?:[.,]\d+)?)\s*(?:(?:/|out of)\s*(\d+(?:\.0+)?)\s*)?(?:stars?\s*)?"
+    r"(?:[.!]\s*|[(:,;\u2013\u2014-](?!\d)[^\d]*)?",
+    re.IGNORECASE,
+)
+"""A score in the value of an object, with its scale and a comment without digits."""
+_WORDS: Final[Mapping[str, str]] = MappingProxyType({"one": "1", "two": "2", "three": "3", "four": "4", "five": "5"})
+_WORD_SCORE: Final = re.compile(
+    r"\b(one|two|three|four|five)\b(?=[*_\"']*\s*(?:$|/\s*(?:5|five)\b|out of))", re.IGNORECASE | re.MULTILINE
+)
+"""A score in words. In a sentence, such a word stands before another word."""
+_STARS: Final = re.compile(r"[\u2605\u2b50]+(?=[\u2606\s*_|]*$)", re.MULTILINE)
+_LIST_NUMBER: Final = re.compile(r"^([^\S\n]*)\d+[.)](?=[^\S\n]+\S)", re.MULTILINE)
+_TABLE_ROW: Final = re.compile(r"^\s*\|(.*)\|\s*$", re.MULTILINE)
+_CELL_SCORE: Final = re.compile(r"[\s*_]*\d(?:\.\d+)?(?:\s*/\s*\d+)?[\s*_]*")
+_SCORE_KEYS: Final = ("score", "rating", "value", "grade")
+_NAME_KEYS: Final = ("name", "criterion", "criteria", "aspect", "metric", "dimension")
+_WRAPPER: Final = re.compile(
+    r"\\boxed\{(?:\\text\{)?|</?(?:answer|response|final_answer|verdict|choice|preference|better|winner)>|```\w*",
+    re.IGNORECASE,
+)
 _SCORE_IN_LINE: Final = (
     r"(\d+(?:\.\d+)?)\s*(?:(?:[(\[][^()\[\]\n]*[)\]]\s*)?(?:/|out of)\s*(\d+))?(?![\w.]*\d|\s*(?:-|\u2013|to)\s*\d)"
 )
 """A score, and optionally its scale. A comment in brackets may stand between them."""
 _LETTER: Final = re.compile(r"[\W_]*(?:(?:answer|output|response|option)[\W_]*)?([AB])[\W_]*", re.IGNORECASE)
 _LAST_LINE: Final = re.compile(
-    r"[\W_]*(?:(?:answer|output|response|option|assistant)[\W_]*)?([AB])[\W_]*"
+    r"[\W_]*(?:(?:(?:my|the)\s+)?(?:final\s+)?(?:verdict|choice|preference|decision|winner|answer)(?:\s+is)?[\W_]+)?"
+    r"(?:(?:answer|output|response|option|assistant)[\W_]*)?([AB])[\W_]*"
     r"(?:\s+is\s+(?:the\s+)?better(?:\s+(?:answer|output|response|option|one))?)?[\W_]*(?<!\?)",
     re.IGNORECASE,
 )
@@ -34,7 +56,7 @@ _IN_WORDS: Final = (
         re.IGNORECASE,
     ),
     re.compile(
-        r"(?<!not )(?<!n't )(?<!never )\b(?:better|best|verdict|winner|preference|preferred|choice|prefer|choose)\b"
+        r"(?<!not )(?<!n't )(?<!never )\b(?:better|best|verdict|winner|preference|preferred|choice|prefers?|chooses?)\b"
         rf"(?:[^\w.!?]|_){{0,6}}(?:(?:is|answer|output|response|one)\b(?:[^\w.!?]|_){{0,6}}){{0,3}}(?-i:([AB])){_NOT_BOTH}",
         re.IGNORECASE,
     ),
@@ -60,8 +82,9 @@ class WrittenScore:
 def read_scores(text: str, names: Sequence[str]) -> dict[str, WrittenScore]:
     """Read the score for each criterion.
 
-    The last JSON object that has a score for each of the names counts. A text without a brace may instead have a line
-    with a name and a score for each criterion.
+    The last JSON object that has a score for each of the names counts. If there is none, the scores may be in several
+    objects, or in a list of objects, each for some of the criteria. A text without a brace may instead have a line with
+    a name and a score for each criterion.
 
     Raises:
         UnparsableReplyError: A score is missing, or is not from 1 to 5.
@@ -69,10 +92,14 @@ def read_scores(text: str, names: Sequence[str]) -> dict[str, WrittenScore]:
     wanted = set(map(criterion_key, names))
     if found := find_object(text, lambda value: wanted <= set(map(criterion_key, value))):
         return _object_scores(text, found, names)
+    entries = _scattered_entries(text, wanted)
+    if wanted <= entries.keys():
+        return {name: _entry_score(entries[criterion_key(name)], None) for name in names}
     answer = without_reasoning(text)
     if "{" in answer:
         raise UnparsableReplyError("no JSON object with a score for each criterion")
-    return {name: WrittenScore(_score_in_lines(answer, name), "", None) for name in names}
+    lines = _plain_lines(answer)
+    return {name: WrittenScore(_score_in_lines(lines, name, names), "", None) for name in names}
 
 
 def read_letter(text: str) -> str:
@@ -84,26 +111,29 @@ def read_letter(text: str) -> str:
     Raises:
         UnparsableReplyError: The text does not name exactly one of A and B.
     """
-    if found := find_object(text, lambda value: "better" in value):
-        return _one_letter(found.value["better"])
-    answer = without_reasoning(text).strip()
+    if found := find_object(text, lambda value: "better" in _in_lower_case(value)):
+        return _one_letter(_in_lower_case(found.value)["better"])
+    answer = _WRAPPER.sub("\n", without_reasoning(text)).strip()
     if "{" in answer or not answer:
         raise UnparsableReplyError("no JSON object with the key better")
-    if alone := _LAST_LINE.fullmatch(answer.splitlines()[-1]):
+    first, *_ = lines = answer.splitlines()
+    if alone := _LAST_LINE.fullmatch(lines[-1]):
         return alone[1].upper()
     said = {letter.upper() for pattern in _IN_WORDS for found in pattern.finditer(answer) for letter in _said(found)}
+    if alone := _LAST_LINE.fullmatch(first):  # an explanation follows the letter
+        said.add(alone[1].upper())
     if len(said) != 1:
         raise UnparsableReplyError("both A and B" if said else "neither A nor B")
     return said.pop()
 
 
 def parse_score(value: Any) -> float:
-    """Return a score from 1 to 5 that is written as a number, or as a text such as "4" or "4/5".
+    """Return a score from 1 to 5 that is written as a number, or as a text such as "4", "4/5", "four" or "4 - clear".
 
     Raises:
         UnparsableReplyError: The value is no score, or is not from 1 to 5.
     """
-    if isinstance(value, str) and (found := _SCORE.fullmatch(value)):
+    if isinstance(value, str) and (found := _SCORE.fullmatch(_in_digits(value))):
         value = _on_scale(found[1], found[2])
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise UnparsableReplyError("a score that is not a number")
@@ -129,10 +159,27 @@ def _object_scores(text: str, found: FoundObject, names: Sequence[str]) -> dict[
 def _entry_score(entry: Any, digit: int | None) -> WrittenScore:
     if not isinstance(entry, dict):
         return WrittenScore(parse_score(entry), "", None)
-    rationale = entry.get("rationale")
-    return WrittenScore(
-        parse_score(entry.get("score")), encodable(rationale) if isinstance(rationale, str) else "", digit
-    )
+    values = _in_lower_case(entry)
+    rationale = values.get("rationale")
+    score = next((values[key] for key in _SCORE_KEYS if key in values), None)
+    return WrittenScore(parse_score(score), encodable(rationale) if isinstance(rationale, str) else "", digit)
+
+
+def _scattered_entries(text: str, wanted: Collection[str]) -> Mapping[str, Any]:
+    """Return the last entry for each criterion, from objects that hold some of the criteria or name one of them."""
+    entries: dict[str, Any] = {}
+    for one in nested_objects(text):
+        entries |= {key: entry for name, entry in one.items() if (key := criterion_key(name)) in wanted}
+        values = _in_lower_case(one)
+        named = next((values[key] for key in _NAME_KEYS if isinstance(values.get(key), str)), "")
+        if criterion_key(named) in wanted:
+            entries[criterion_key(named)] = one
+    return entries
+
+
+def _in_lower_case(value: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return an object with its keys in lower case."""
+    return {key.lower(): one for key, one in value.items()}
 
 
 def _digit_positions(text: str, found: FoundObject) -> Mapping[str, int]:
@@ -143,20 +190,43 @@ def _digit_positions(text: str, found: FoundObject) -> Mapping[str, int]:
     return {criterion_key(name): found.start + digit for name, digit in zip(found.value, digits, strict=True)}
 
 
-def _score_in_lines(text: str, name: str) -> float:
-    words = r"[\s_-]+".join(re.escape(word) for word in criterion_key(name).split("-"))
+def _plain_lines(text: str) -> str:
+    """Return a text in which the scores are digits, and in which each row of a table is a line with its score."""
+    text = _TABLE_ROW.sub(lambda row: _row_line(row[1].split("|")), text)
+    return _LIST_NUMBER.sub(r"\1-", _STARS.sub(lambda stars: str(len(stars[0])), _in_digits(text)))
+
+
+def _row_line(cells: Sequence[str]) -> str:
+    """Return a row of a table as a line: its first words, and the last cell after them that is only a score."""
+    first = next((place for place, cell in enumerate(cells) if any(map(str.isalpha, cell))), 0)
+    scores = [cell for cell in cells[first + 1 :] if _CELL_SCORE.fullmatch(cell)]
+    return f"{cells[first]}: {scores[-1].strip(' *_')}" if scores else " ".join(cells)
+
+
+def _in_digits(text: str) -> str:
+    return _WORD_SCORE.sub(lambda word: _WORDS[word[0].lower()], text)
+
+
+def _score_in_lines(text: str, name: str, names: Sequence[str]) -> float:
     score = r"\b(?:score|rating)[\W_]*(?:of\s+)?"
-    between = rf"(?:[\W_]*(?:{score})?|[^\n]*?{score})"
-    pattern = rf"^[\W\d_]*{words}\b{between}{_SCORE_IN_LINE}"
+    others = "|".join(_name_pattern(one) for one in names)
+    paragraph = rf"[\W_]*\n(?:(?!^[\W\d_]*(?:{others})\b)[\s\S]){{0,2000}}?{score}"
+    between = rf"(?:[\W_]*(?:{score})?|[^\n]*?{score}|{paragraph})"
+    pattern = rf"(?:^[\W\d_]*|[,;:>][^\S\n]*[*_\"'`]*){_name_pattern(name)}\b{between}{_SCORE_IN_LINE}"
     found = re.findall(pattern, text, re.IGNORECASE | re.MULTILINE)
     if not found:
         raise UnparsableReplyError(f"no score for {name}")
     return parse_score(_on_scale(*found[-1]))
 
 
+def _name_pattern(name: str) -> str:
+    """Return a pattern for a criterion's name in any spelling."""
+    return r"[\s_-]+".join(re.escape(word) for word in criterion_key(name).split("-"))
+
+
 def _on_scale(score: str, scale: str | None) -> float | None:
     """Return the score; None if it is on another scale than 1 to 5."""
-    return float(score) if not scale or float(scale) == MAX_SCORE else None
+    return float(score.replace(",", ".")) if not scale or float(scale) == MAX_SCORE else None
 
 
 def _said(found: re.Match[str]) -> list[str]:

@@ -31,7 +31,7 @@ _MAX_PUBLISHED_ANSWER_TOKENS: Final = 2048
 _MAX_CASE_CHARACTERS: Final = 1500
 _NONE_YET: Final = "(none yet)"
 _PREFERENCES: Final = "What people prefer here. The answers under the new prompt must be like this:\n{}\n\n"
-_PROMPT_KEYS: Final = ("new_system_prompt", "prompt")
+_PROMPT_KEYS: Final = ("new_system_prompt", "new_prompt", "system_prompt", "prompt")
 _MISSING: Final = frozenset(("null", "none", "nil", "n/a", "undefined"))
 
 

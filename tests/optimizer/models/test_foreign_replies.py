@@ -99,7 +99,11 @@ def test_prompt_without_words_is_an_unreadable_reply(text: object) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrapped", ['{"prompt": "Be kind."}', '{"result": {"prompt": "Be kind."}}', '{"prompt": "Be kind."} {"note": 1}']
+    "wrapped",
+    [
+        *('{"prompt": "Be kind."}', '{"result": {"prompt": "Be kind."}}', '{"prompt": "Be kind."} {"note": 1}'),
+        *('{"system_prompt": "Be kind."}', '{"new_prompt": "Be kind.",}', "{'prompt': 'Be kind.'}"),
+    ],
 )
 def test_prompt_is_found_in_the_object_that_holds_it(wrapped: str) -> None:
     assert read_prompts(chat(wrapped))["prompts"] == ["Be kind."]

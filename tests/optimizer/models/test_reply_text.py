@@ -1,5 +1,6 @@
 """Tests which JSON object in a reply counts: the last whole one after any reasoning."""
 
+import json
 from typing import Any
 
 import pytest
@@ -39,6 +40,21 @@ VERDICT = '{"better": "B", "reason": "it is {right}"}'
         f"<|begin_of_thought|>{{<|end_of_thought|>{VERDICT}",
         f'<think type="long">{{"better": "A"}}</think >{VERDICT}',
         f'{{"verdict": {VERDICT}}}',
+        "{'better': 'B', 'reason': 'it's {right}'}",
+        '{"better": "B", "reason": "x",}',
+        '{"better": "B", // the second\n "reason": "it says "Paris" twice"}',
+        '{"better": "B", "safe": True, "other": None}',
+        "{better: B, reason: \u201cx\u201d}",
+        VERDICT.replace(" ", "\u00a0"),
+        f"<reason>{{'better': 'A'}}</reason>{VERDICT}",
+        f'<inner_monologue>{{"better": "A"}}</inner_monologue>{VERDICT}',
+        f'<|thinking|>{{"better": "A"}}<|/thinking|>{VERDICT}',
+        f'<|START_THINKING|>{{"better": "A"}}<|END_THINKING|><|START_RESPONSE|>{VERDICT}<|END_RESPONSE|>',
+        f'<|channel>thought\n{{"better": "A"}}<channel|>{VERDICT}',
+        f'<think>{{"better": "A"}}\n<answer>{VERDICT}</answer>',
+        f"<|channel|>analysis<|message|>A{{<|end|><|channel|>final <|constrain|>json<|message|>{VERDICT}<|return|>",
+        f'analysis{{"better": "A"}}assistantfinal{VERDICT}',
+        f'{{"name": "verdict", "arguments": {json.dumps(VERDICT)}}}',
     ],
 )
 def test_last_whole_object_after_the_reasoning_counts(text: str) -> None:
@@ -57,7 +73,13 @@ def test_last_whole_object_after_the_reasoning_counts(text: str) -> None:
         f"<think>{VERDICT}",
         f"<think>{VERDICT}</think>",
         f"<think>no</think>I will not.<think>{VERDICT}",
-        "{'better': 'A'}",
+        "{'better': 'A'",
+        "{better: A or B}",
+        "{'better': 'A', 'better': 'B'}",
+        '<|channel>thought\n{"better": "A"}',
+        f"<|START_THINKING|>{VERDICT}",
+        "{'better': " * 5000,
+        "{'a" * 5000,
         f"[THINK]{VERDICT}",
         f"\u25c1think\u25b7{VERDICT}",
         f"<|begin_of_thought|>{VERDICT}",
@@ -92,6 +114,8 @@ def choice(content: Any, finish_reason: str = "stop", **message: Any) -> dict[st
         choice("", reasoning_content=f"hm {VERDICT}"),
         choice(None, reasoning=f"hm {VERDICT}"),
         choice([{"type": "thinking", "thinking": "{"}, {"type": "text", "text": VERDICT}]),
+        choice(f"{VERDICT}<|im_end|>"),
+        choice(f"{VERDICT} </s>\n"),
     ],
 )
 def test_text_is_found_wherever_a_server_puts_it(reply: dict[str, Any]) -> None:
@@ -114,6 +138,13 @@ def test_text_is_found_wherever_a_server_puts_it(reply: dict[str, Any]) -> None:
 def test_choice_without_text_is_unreadable(reply: Any) -> None:
     with pytest.raises(UnparsableReplyError):
         answer_text(reply)
+
+
+def test_token_that_ends_a_turn_is_no_part_of_the_text() -> None:
+    assert answer_text(choice("A<|eot_id|>")) == "A"
+    assert answer_text(choice("A </s> B")) == "A </s> B"
+    with pytest.raises(UnparsableReplyError):
+        answer_text(choice("<|im_end|>"))
 
 
 def test_reasoning_is_removed_from_a_text() -> None:
