@@ -7,7 +7,12 @@ from typing import Any, Final
 import orjson
 
 _MAX_EXPLANATION_CHARACTERS: Final = 4000
-_EXPLANATION_FIELDS: Final = ("error", "message", "msg", "detail", "loc")
+_EXPLANATION_FIELDS: Final = (
+    *("error", "errors", "fault", "message", "msg", "detail", "details", "loc", "title", "reason", "description"),
+    *("error_description", "error_message", "errormessage", "faultstring"),
+)
+"""Fields that say what was wrong, in lower case. Other fields may repeat the request."""
+_NAMING_FIELDS: Final = ("param", "parameter", "field")
 _ERROR_FIELDS: Final = ("errors", "message", "detail")
 _FAILURES: Final = ("error", "abort")
 """Finish reasons of an answer that a failure of the server ended."""
@@ -54,8 +59,8 @@ def _status(error: Any, default: int) -> int:
 def server_explanation(raw: bytes, api_key: str | None) -> str:
     """Return what an error reply says, in one line without the API key; empty if it says nothing that can be read.
 
-    Servers use several formats: OpenAI's object `error` with a message and the name of a parameter, a text `error`, or
-    the fields `message` or `detail`.
+    Servers use several formats: OpenAI's object `error` with a message and the name of a parameter, a text `error`, the
+    fields `message` or `detail`, or an object `errors` with the reasons by parameter.
     """
     try:
         text = " ".join(_explanations(orjson.loads(raw)))
@@ -73,7 +78,17 @@ def _explanations(error: Any) -> Iterator[str]:
         for one in error:
             yield from _explanations(one)
     elif isinstance(error, dict):
+        fields = {name.lower(): value for name, value in error.items()}
         for name in _EXPLANATION_FIELDS:
-            yield from _explanations(error.get(name))
-        if isinstance(error.get("param"), str):
-            yield f"(parameter: {error['param']})"
+            yield from _reasons_by_parameter(fields[name]) if name == "errors" and name in fields else ()
+            yield from _explanations(fields.get(name))
+        for name in _NAMING_FIELDS:
+            if isinstance(fields.get(name), str):
+                yield f"(parameter: {fields[name]})"
+
+
+def _reasons_by_parameter(errors: Any) -> Iterator[str]:
+    """Yield the name of each parameter with the reasons for it, as the problem details of ASP.NET have them."""
+    for name, reasons in errors.items() if isinstance(errors, dict) else ():
+        if name.lower() not in _EXPLANATION_FIELDS:
+            yield f"{name}: {' '.join(_explanations(reasons))}"

@@ -8,10 +8,13 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Final, Protocol, Self
 
 import aiohttp
+import orjson
 
 from index.base_urls import without_endpoint
 from optimizer.core.errors import ModelError, NoReplyError, RefusedRequestError, UnreachableError
@@ -23,6 +26,8 @@ _TOO_MANY_REQUESTS = 429
 _FIRST_SERVER_ERROR = 500
 _FIRST_ERROR = 400
 _NOT_IMPLEMENTED = 501
+_PASSING: Final = frozenset((408, 409, 425, _TOO_MANY_REQUESTS))
+"""Statuses below 500 after which the same request may succeed a moment later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,9 +152,15 @@ class Client:
         await self._session.close()
 
     async def post(
-        self, path: str, body: bytes, headers: Mapping[str, str] | None = None, observer: AttemptObserver | None = None
+        self,
+        path: str,
+        body: bytes,
+        headers: Mapping[str, str] | None = None,
+        observer: AttemptObserver | None = None,
+        *,
+        is_json: bool = False,
     ) -> tuple[bytes, Mapping[str, str]]:
-        """Post a JSON body. Retry after a network error, a timeout, status 429, or a status from 500 on except 501.
+        """Post a JSON body. Retry after a network error, a timeout, and each status that may pass (`_may_pass`).
 
         Args:
             path: The path to append to the endpoint's base URL. `join_url` appends it.
@@ -157,6 +168,8 @@ class Client:
             headers: Additional headers.
             observer: An object whose method `before` is called before each attempt, and whose method `failed` is called
                 after each failed attempt.
+            is_json: Whether a reply that is not JSON is a failed attempt. A gateway can cut a reply, or answer with a
+                page.
 
         Returns:
             The reply's body and headers.
@@ -170,7 +183,7 @@ class Client:
         async with self._slots:
             for failures in range(1, self._policy.attempts + 1):
                 try:
-                    return await self._attempt(url, body, headers or {}, observer)
+                    return await self._attempt(url, body, headers or {}, observer, is_json)
                 except _Retry as retry:
                     if failures == self._policy.attempts:
                         raise retry.error from None
@@ -178,12 +191,15 @@ class Client:
         raise AssertionError("there is at least one attempt")
 
     async def _attempt(
-        self, url: str, body: bytes, headers: Mapping[str, str], observer: AttemptObserver | None
+        self, url: str, body: bytes, headers: Mapping[str, str], observer: AttemptObserver | None, is_json: bool
     ) -> tuple[bytes, Mapping[str, str]]:
         if observer is not None:
             await observer.before()
         try:
-            return await self._send(url, body, headers)
+            raw, received = await self._send(url, body, headers)
+            if is_json and not _is_json(raw):
+                raise _Retry(NoReplyError(f"{url} gave a reply that is not JSON. Check that the address is right"))
+            return raw, received
         except _Retry as retry:
             if observer is not None:
                 await observer.failed(maybe_paid=retry.maybe_paid, reached_server=retry.reached_server)
@@ -251,10 +267,22 @@ def open_session(api_key: str | None, timeout: float) -> aiohttp.ClientSession:
 
 def _status_error(url: str, status: int, headers: Mapping[str, str], explanation: str) -> RefusedRequestError | _Retry:
     error = refusal_error(url, status, explanation)
-    if status == _TOO_MANY_REQUESTS or (status >= _FIRST_SERVER_ERROR and status != _NOT_IMPLEMENTED):
-        busy = status == _TOO_MANY_REQUESTS
-        return _Retry(error, _retry_after_seconds(headers.get("Retry-After")), maybe_paid=not busy)
+    if _may_pass(status):
+        return _Retry(error, _retry_after_seconds(headers), maybe_paid=status != _TOO_MANY_REQUESTS)
     return error
+
+
+def _may_pass(status: int) -> bool:
+    """Whether the same request may succeed a moment later, after this error status."""
+    return status in _PASSING or (status >= _FIRST_SERVER_ERROR and status != _NOT_IMPLEMENTED)
+
+
+def _is_json(raw: bytes) -> bool:
+    try:
+        orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        return False
+    return True
 
 
 def refusal_error(url: str, status: int, explanation: str) -> RefusedRequestError:
@@ -263,10 +291,28 @@ def refusal_error(url: str, status: int, explanation: str) -> RefusedRequestErro
     return RefusedRequestError(f"{url} answered with status {status}: {shown}", status, explanation)
 
 
-def _retry_after_seconds(retry_after: str | None) -> float | None:
-    """Return the seconds in the header Retry-After; None if the header is missing or is not a number."""
+def _retry_after_seconds(headers: Mapping[str, str]) -> float | None:
+    """Return the seconds that the server asks the client to wait; None if it asks for no wait that can be read.
+
+    The header Retry-After holds seconds or a date. Some servers send milliseconds in a header of their own.
+    """
+    asked = headers.get("Retry-After", "").strip()
     try:
-        seconds = float(retry_after or "")
-    except ValueError:
+        if milliseconds := headers.get("retry-after-ms"):
+            seconds = float(milliseconds) / 1000
+        else:
+            seconds = float(asked) if asked[:1].isdigit() else _seconds_until(asked, headers.get("Date"))
+    except (ValueError, OverflowError):
         return None
     return seconds if 0 <= seconds < float("inf") else None
+
+
+def _seconds_until(date: str, now: str | None) -> float:
+    """Return the seconds until a date, by the clock of the server if it tells the time. 0 if the date is past.
+
+    Raises:
+        ValueError: A date cannot be read.
+    """
+    begin = parsedate_to_datetime(now) if now else datetime.now(UTC)
+    end = parsedate_to_datetime(date)
+    return max(0.0, (end.replace(tzinfo=end.tzinfo or UTC) - begin.replace(tzinfo=begin.tzinfo or UTC)).total_seconds())

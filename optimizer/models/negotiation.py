@@ -23,7 +23,7 @@ Send = Callable[[dict[str, Any]], Awaitable[T]]
 _NOTE: Final = "form"
 _REFUSALS: Final = frozenset((400, 422, 501))
 """With these statuses, a server refuses a request for its form, or for its content."""
-_VAGUE_REFUSALS: Final = frozenset((403, 404, 405, 415, 500))
+_VAGUE_REFUSALS: Final = frozenset((403, 404, 405, 406, 415, 424, 500))
 """With these statuses, a server may also mean the form, but only if its message names a part of the request."""
 _TOO_LONG: Final = re.compile(
     r"context.{0,20}(?:length|size|window)|max_model_len|too long|too many tokens"
@@ -125,7 +125,8 @@ class FormNegotiation:
         raise first_error
 
     def _simpler_forms(self, form: RequestForm, body: Json, error: RefusedRequestError) -> list[RequestForm]:
-        found = simpler_forms(form, body, error.reason)
+        is_unsure = error.status in _REFUSALS and not is_too_long(error) and self._failures < _MAX_VAGUE_FAILURES
+        found = simpler_forms(form, body, error.reason, is_unsure=is_unsure)
         if self._role == _TASK:
             return [one for one in found if one.max_tokens == form.max_tokens]
         # If a request is too long, only a lower maximum number of tokens of the reply can help.

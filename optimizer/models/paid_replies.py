@@ -156,7 +156,7 @@ class PaidReplies:
         headers = {"Idempotency-Key": hashlib.sha256(attempts.key.encode() + body).hexdigest()}
         if "messages" in sent:
             headers |= _without_bundle(priced.client.endpoint.model)
-        raw, _ = await priced.client.post(request.path, body, headers, replace(attempts, max_cost=cost))
+        raw, _ = await priced.client.post(request.path, body, headers, replace(attempts, max_cost=cost), is_json=True)
         return _Sent(raw, sent, cost)
 
     def _body(self, request: Request, choices: int | None = None) -> dict[str, Any]:

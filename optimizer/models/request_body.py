@@ -73,7 +73,7 @@ class _Step:
     simplify: Callable[[RequestForm, Json], RequestForm | None]
 
 
-def simpler_forms(form: RequestForm, body: Json, message: str) -> list[RequestForm]:
+def simpler_forms(form: RequestForm, body: Json, message: str, *, is_unsure: bool = False) -> list[RequestForm]:
     """Return the simpler forms to try after a server refused a body, the most promising one first.
 
     If the message names fields of the body, only these fields are simplified. First each of them is simplified alone.
@@ -83,16 +83,27 @@ def simpler_forms(form: RequestForm, body: Json, message: str) -> list[RequestFo
         form: The form that was refused.
         body: The body in the usual form.
         message: The server's error message.
+        is_unsure: Whether the other fields are simplified too, after those that the message names. A message may hold a
+            name by chance: "JSON" does not always mean the format of the reply.
     """
     sent = request_body(form, body)
-    steps = _named_steps(sent, message) or (*_STEPS, *map(_omitting, _other_fields(sent)))
     forms = list(_shorter_replies(form, body)) if limits_reply(message) else []
-    forms += [found for step in steps if (found := step.simplify(form, sent)) is not None]
+    if named := _named_steps(sent, message):
+        forms += _simplified(named, form, body)
+    if not named or is_unsure:
+        forms += _simplified((*_STEPS, *map(_omitting, _other_fields(sent))), form, body)
+    return [one for number, one in enumerate(forms) if one != form and one not in forms[:number]]
+
+
+def _simplified(steps: Sequence[_Step], form: RequestForm, body: Json) -> list[RequestForm]:
+    """Return the forms after each of these steps alone, and then after all of them together, again and again."""
+    sent = request_body(form, body)
+    forms = [found for step in steps if (found := step.simplify(form, sent)) is not None]
     combined = form
     while (simpler := _all_steps(steps, combined, body)) != combined:
         combined = simpler
         forms.append(combined)
-    return [one for number, one in enumerate(forms) if one != form and one not in forms[:number]]
+    return forms
 
 
 def _shorter_replies(form: RequestForm, body: Json) -> Iterator[RequestForm]:
@@ -252,7 +263,7 @@ _STEPS: Final = (
     _Step(_pattern(r"temperature"), lambda form, sent: _omit(form, sent, "temperature")),
     _Step(_pattern(r"\bstop(?:\b|_)"), _fewer_stop_strings),
     _Step(_pattern(r"\bsystem\b|developer|\broles?\b"), _other_system_role),
-    _Step(_pattern(r"log_?-?prob"), _fewer_log_probabilities),
+    _Step(_pattern(r"log[_ -]?prob"), _fewer_log_probabilities),
     _Step(_pattern(r"response_?format|json|schema|structured|grammar|guided|constrained"), _simpler_response_format),
     _Step(_TOO_MANY_TOKENS, _fewer_tokens),
     _Step(_pattern(r"max_(?:completion_)?tokens"), _other_max_tokens),

@@ -114,6 +114,22 @@ LIMITS: Final[Mapping[str, Limit]] = {
         "Extra inputs are not permitted",
         422,
     ),
+    # ASP.NET
+    "errors by parameter": _refuses_in_words(
+        lambda body: "seed" in body, {"title": "One or more validation errors occurred.", "errors": {"seed": ["No."]}}
+    ),
+    "404 about log probabilities": _refuses_in_words(
+        lambda body: "logprobs" in body, {"Message": "Log probabilities are not available"}, 404
+    ),
+    # Apigee
+    "406 in a fault": _refuses_in_words(
+        lambda body: "temperature" in body, {"fault": {"faultstring": "temperature not accepted"}}, 406
+    ),
+    # text-generation-inference: its message names JSON by chance
+    "vague about the JSON body": _refuses(
+        lambda body: "n" in body, "Failed to deserialize the JSON body into the target type: n: invalid type", 422
+    ),
+    "vague about the schema of the request": _refuses(lambda body: "seed" in body, "Request fails the schema"),
     "500 about the system role": _refuses(_has_role("system"), "System role not supported", 500),
 }
 

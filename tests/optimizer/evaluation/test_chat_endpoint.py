@@ -90,6 +90,31 @@ async def test_retry_after_is_respected_up_to_a_maximum() -> None:
     assert slept[2] <= 2.0
 
 
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"Retry-After": "Wed, 21 Oct 2015 07:28:07 GMT", "Date": "Wed, 21 Oct 2015 07:28:00 GMT"}, 7.0),
+        ({"Retry-After": "Wed, 21 Oct 2015 08:28:00 +0100", "Date": "Wed, 21 Oct 2015 07:27:48 GMT"}, 12.0),
+        ({"Retry-After": "Fri, 31 Dec 2199 23:59:59 GMT"}, 30.0),
+        ({"Retry-After": "Wed, 21 Oct 2015 07:28:07 GMT"}, 0.0),
+        ({"Retry-After": "1", "retry-after-ms": "250"}, 0.25),
+    ],
+)
+async def test_retry_after_may_be_a_date(headers: dict[str, str], seconds: float) -> None:
+    async with connected(replies(failure(429, headers=headers), completion("ok"))) as (model, slept):
+        await model.complete(ASKED)
+    assert slept == [seconds]
+
+
+@pytest.mark.parametrize(
+    "asked", ["soon", "", "-5", "nan", "inf", "Wed, 99 Oct 2015", "1e400", "Wed, 21 Oct 99999 07:28:07"]
+)
+async def test_retry_after_that_cannot_be_read_is_ignored(asked: str) -> None:
+    async with connected(replies(failure(429, headers={"Retry-After": asked}), completion("ok"))) as (model, slept):
+        await model.complete(ASKED)
+    assert 0.25 <= slept[0] <= 0.5
+
+
 async def test_last_failed_attempt_raises_the_message_of_the_server() -> None:
     script = replies(*[failure(503, "too busy")] * 3)
     async with connected(script, RetryPolicy(attempts=3)) as (model, slept):

@@ -107,6 +107,25 @@ async def test_failure_inside_of_a_reply_with_status_200_is_tried_again(raw: byt
         assert await made.ask(request_for("one"), read_text) == {"text": "Yes."}
 
 
+@pytest.mark.parametrize(
+    "raw", [b"", b'{"choices": [{"message": {"content": "Y', b"<html>Please wait</html>", b"null\0"]
+)
+async def test_reply_that_was_cut_on_its_way_is_requested_again(raw: bytes, tmp_path: Path) -> None:
+    replies = [(200, {}, raw), completion("Yes.")]
+    endpoint = ScriptedEndpoint(lambda _body, _variant: replies.pop(0))
+    async with calls(endpoint, tmp_path) as (made, budget):
+        assert await made.ask(request_for("one"), read_text) == {"text": "Yes."}
+        assert budget.spent.calls == 2
+
+
+@pytest.mark.parametrize("status", [408, 409, 425])
+async def test_status_that_passes_is_tried_again_at_once(status: int, tmp_path: Path) -> None:
+    replies = [failure(status), completion("Yes.")]
+    endpoint = ScriptedEndpoint(lambda _body, _variant: replies.pop(0))
+    async with calls(endpoint, tmp_path) as (made, _):
+        assert await made.ask(request_for("one"), read_text) == {"text": "Yes."}
+
+
 @pytest.mark.parametrize("text", ['{"error": 1}', '"abort"', 'The key "error" says why.', '{"finish_reason": "error"}'])
 async def test_answer_that_speaks_of_errors_is_an_answer(text: str, tmp_path: Path) -> None:
     async with calls(endpoint_with(completion(text)), tmp_path) as (made, _):
