@@ -5,6 +5,7 @@ and white space may surround a text. A key whose value is null counts as absent.
 """
 
 import hashlib
+import re
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final, TypeVar
@@ -17,6 +18,23 @@ from index.types import Example
 T = TypeVar("T")
 MAX_BAD_LINES: Final = 10_000
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_ONE_OBJECT: Final = 'Write one JSON object on each line, such as {"query": "..."}'
+_MAX_BEGIN: Final = 100_000  # bytes of the first line that are looked at
+_OTHER_FORMS: Final = (
+    (re.compile(rb"\xff\xfe|\xfe\xff|.?\0", re.DOTALL), "is not in UTF-8, but in UTF-16 or UTF-32. Save it as UTF-8"),
+    (re.compile(rb"\x1f\x8b|PK\x03\x04|PAR1|SQLite format|BZh|\x28\xb5\x2f\xfd"), f"is no text file. {_ONE_OBJECT}"),
+    (re.compile(rb"version https://git-lfs"), "is a pointer of Git LFS. Fetch the file itself with `git lfs pull`"),
+    (re.compile(rb"\s*<(?:!doctype|html|\?xml)", re.IGNORECASE), f"is a page or XML. {_ONE_OBJECT}"),
+    (re.compile(rb"\s*\["), f"is a JSON list, and no JSONL. {_ONE_OBJECT}. `jq -c '.[]' FILE` writes a list so"),
+    (re.compile(rb"\s*\{[^}]*\Z"), f"has an object on several lines. {_ONE_OBJECT}. `jq -c . FILE` writes objects so"),
+    (re.compile(rb"[^\r]*\}\s*\r\s*\{"), "has lines that end with CR alone. Save it with LF or CR LF"),
+    (re.compile(rb"\s*\{.*\}\s*,\s*\Z", re.DOTALL), f"has a comma after each object. {_ONE_OBJECT}, without commas"),
+    (
+        re.compile(rb"[\w \"'.-]{1,40}(?:[,;\t|][\w \"'.-]{0,40}){1,50}\s*\Z"),
+        f"is a table (CSV or TSV), and no JSONL. {_ONE_OBJECT}",
+    ),
+)
+"""Files of another form, by the beginning of their first line, and what is wrong with them."""
 
 
 class BadLinesError(BundleFormatError):
@@ -74,9 +92,10 @@ def parse_each_line(lines: Iterable[bytes], location: str, parse: Callable[[byte
             invalid.
 
     Raises:
-        BadLinesError: Lines are invalid. It is raised after the last line, or after MAX_BAD_LINES invalid lines.
+        BadLinesError: Lines are invalid. It is raised after the last line, or after MAX_BAD_LINES invalid lines. If the
+            first line shows that the whole file has another form, it is raised at once.
     """
-    reasons: list[str] = []
+    reasons, is_first = list[str](), True
     for n, line in enumerate(lines, start=1):
         text = line
         while text.startswith(_BYTE_ORDER_MARK):  # several, if an editor joined files that each begin with a mark
@@ -86,13 +105,23 @@ def parse_each_line(lines: Iterable[bytes], location: str, parse: Callable[[byte
         try:
             parsed = parse(text, f"{location}, line {n}")
         except DrpoError as error:
+            if is_first and (form := _other_form(line)):
+                raise BadLinesError([f"{location}: {form}"]) from None
+            is_first = False
             reasons.append(str(error))
             if len(reasons) >= MAX_BAD_LINES:
                 break
         else:
+            is_first = False
             yield n, parsed
     if reasons:
         raise BadLinesError(reasons)
+
+
+def _other_form(line: bytes) -> str:
+    """Return what is wrong with a file whose first line is invalid, if it is another kind of file; otherwise empty."""
+    begin = line.removeprefix(_BYTE_ORDER_MARK)[:_MAX_BEGIN]
+    return next((reason for form, reason in _OTHER_FORMS if form.match(begin)), "")
 
 
 def parse_input_examples(data: bytes, location: str) -> tuple[Example, ...]:

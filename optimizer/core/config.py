@@ -16,6 +16,7 @@ from typing import Any, Final, Literal, Union, get_args, get_origin, get_type_hi
 
 from index.bundle.input_files import parse_toml
 from index.bundle.shipped import DEFAULT_BUNDLE, shipped_names
+from index.bundle.strict_json import quoted
 from index.errors import BundleFormatError
 from optimizer.core.config_checks import check_config
 from optimizer.core.config_tables import EMPTY, RACED, RECIPES, RunConfig
@@ -190,6 +191,8 @@ def _parse_plain(kind: type, value: Any, location: str) -> Any:
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if kind is Path and isinstance(value, str):
+        if not value.strip() or any(one in value for one in "\0\n\r"):
+            raise ConfigError(f"{location} must be the name of a file, and not {quoted(value)}")
         return Path(value)
     is_of_kind = isinstance(value, kind) and isinstance(value, bool) == (kind is bool)
     if not is_of_kind or (kind is float and not isfinite(value)):

@@ -1,9 +1,11 @@
 """Checks the values of run.toml: names must be known, numbers must be in their range, and keys must fit together."""
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
 from typing import Any, Final
 
+from index.bundle.strict_json import is_line
 from index.layouts import LAYOUTS
 from optimizer.core.candidate import KINDS
 from optimizer.core.config_tables import (
@@ -22,7 +24,7 @@ from optimizer.core.config_tables import (
     SearchTable,
 )
 from optimizer.core.errors import ConfigError
-from optimizer.core.model_tables import INSTRUCTIONS, MANNERS, MAX_ATTEMPTS, SCORES, JudgeTable, WriterTable
+from optimizer.core.model_tables import INSTRUCTIONS, MANNERS, MAX_ATTEMPTS, SCORES, JudgeTable, ModelTable, WriterTable
 from optimizer.core.reward_table import PLEADINGS, UNREADABLE, RulesTable
 from optimizer.templates import criteria_table
 
@@ -36,6 +38,8 @@ _MAX_SCORE: Final = 5
 _MAX_WEIGHT: Final = 1e6
 _MAX_CRITERIA: Final = 20
 _MAX_TEMPERATURE: Final = 2
+_ADDRESS: Final = re.compile(r"https?://[^\s/?#]+\S*", re.IGNORECASE)
+_VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
 _PUBLISHED_NEEDS: Final = (
     '[search] algorithm = "published" (the default of recipe = "drpo") needs a writer model and a judge. Add '
     "[models.optimizer] and [models.judge]."
@@ -84,6 +88,8 @@ def _need_checks(config: RunConfig) -> Iterator[tuple[bool, str]]:
     """For each key that needs other keys, yield whether these are set, and the message if they are not."""
     search, has_models = config.search, {"judge", "optimizer"} <= set(config.models)
     yield bool(config.reward.weights), "[reward] weights is empty. Name at least one reward."
+    is_name = is_line(config.bundle.name) and "/" not in config.bundle.name
+    yield is_name, "[bundle] name must be a name on one line, without a slash, because a folder gets this name"
     needs_judge = "[reward] confirm needs a judge. Add [models.judge]."
     yield not config.reward.confirm or "judge" in config.models, needs_judge
     yield search.algorithm != PUBLISHED or has_models, _PUBLISHED_NEEDS
@@ -169,6 +175,7 @@ def _rules_checks(table: RulesTable) -> Iterator[tuple[bool, str]]:
 def _role_checks(config: RunConfig) -> Iterator[tuple[bool, str]]:
     """For each value in a table of a model, judge or writer, yield whether it is allowed, and the message if not."""
     for role, model in config.models.items():
+        yield from _endpoint_checks(role, model)
         yield from _at_least(1, f"[models.{role}]", model, ("concurrency",))
         yield model.timeout > 0, f"[models.{role}] timeout must be above 0"
         yield from _at_least(0, f"[models.{role}]", model, ("price_prompt", "price_completion"))
@@ -176,6 +183,16 @@ def _role_checks(config: RunConfig) -> Iterator[tuple[bool, str]]:
     yield from _judge_checks(config.examples.judge, "[examples.judge]")
     yield from _writer_checks(config.search.writer, "[search.writer]")
     yield from _writer_checks(config.examples.writer, "[examples.writer]")
+
+
+def _endpoint_checks(role: str, model: ModelTable) -> Iterator[tuple[bool, str]]:
+    location = f"[models.{role}]"
+    is_address = _ADDRESS.fullmatch(model.base_url) is not None
+    yield is_address, f"{location} base_url must be an address such as http://localhost:8000/v1"
+    yield is_line(model.model), f"{location} model must be the name of a model, on one line"
+    # The value is not shown: it may be the key itself.
+    is_variable = model.api_key_env is None or _VARIABLE.fullmatch(model.api_key_env) is not None
+    yield is_variable, f"{location} api_key_env must be the name of an environment variable. Never write the key itself"
 
 
 def _judge_checks(table: JudgeTable, name: str) -> Iterator[tuple[bool, str]]:

@@ -33,5 +33,7 @@ def api_key(table: ModelTable) -> str | None:
     if table.api_key_env is None:
         return None
     if table.api_key_env not in os.environ:
-        raise ConfigError(f"api_key_env names {table.api_key_env}, which is not set. Set it to the API key.")
+        # A variable in capitals is named. Another text may be the key itself.
+        named = table.api_key_env if table.api_key_env.isupper() else "a variable"
+        raise ConfigError(f"api_key_env names {named}, which is not set. Set it to the API key.")
     return os.environ[table.api_key_env]

@@ -13,6 +13,7 @@ from optimizer.core.errors import ConfigError
 from optimizer.core.model_tables import JudgeTable, ModelTable, WriterTable
 from optimizer.core.request_form import RequestForm
 from optimizer.core.reward_table import RulesTable
+from optimizer.models.open_client import api_key
 
 PAGE = Path(__file__).parents[3] / "docs" / "run-toml.md"
 
@@ -115,6 +116,47 @@ def test_number_that_makes_no_sense_is_refused_with_its_table_and_key(change: di
     while isinstance(rest, dict):
         name, rest = next(iter(rest.items()))
         assert name in str(caught.value)
+
+
+ENDPOINTS = [
+    *({"base_url": url} for url in ("localhost:8000/v1", "htp://a/v1", "", "http://", " http://a/v1", "http://a/v 1")),
+    *({"model": ""}, {"model": " "}, {"model": "a\nb"}),
+    *({"api_key_env": name} for name in ("", "sk-proj-secret", "Bearer secret", "$KEY_secret", "a" * 101)),
+]
+
+
+@pytest.mark.parametrize("table", ENDPOINTS, ids=str)
+def test_endpoint_that_cannot_be_asked_is_refused_without_showing_a_key(table: dict[str, str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_config(changed(config_with("judge", {}), {"models": {"judge": table}}), Path())
+    assert f"[models.judge] {next(iter(table))} must be" in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+def test_message_about_a_missing_variable_does_not_show_what_may_be_a_key() -> None:
+    for name, shown in (("DRPO_NO_SUCH_KEY", "DRPO_NO_SUCH_KEY"), ("f00dsecret1234", "a variable")):
+        table = ModelTable("http://127.0.0.1:1/v1", "m", api_key_env=name)
+        with pytest.raises(ConfigError, match=f"api_key_env names {shown}, which is not set"):
+            api_key(table)
+
+
+@pytest.mark.parametrize("name", ["", " ", "a/b", "../up", "a\nb", "a\0b"])
+def test_bundle_needs_a_name_that_a_folder_can_have(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"\[bundle\] name must be"):
+        parse_config(changed(config_with("judge", {}), {"bundle": {"name": name}}), Path())
+
+
+@pytest.mark.parametrize("name", ["", " ", "a\0b", "a\nb"])
+@pytest.mark.parametrize("part", ["train", "validation", "sealed", "seeds"])
+def test_path_that_no_file_can_have_is_refused(name: str, part: str) -> None:
+    with pytest.raises(ConfigError, match=rf"\[data\] {part} must be the name of a file"):
+        parse_config(changed(config_with("judge", {}), {"data": {part: name}}), Path())
+
+
+def test_file_that_is_nested_too_deeply_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_text("a = " + "[" * 5000 + "]" * 5000)
+    with pytest.raises(ConfigError, match="nested too deeply"):
+        read_config(tmp_path / "run.toml")
 
 
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])

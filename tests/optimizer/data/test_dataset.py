@@ -1,5 +1,6 @@
 """Tests that data files are parsed, and that an error names the file and the line."""
 
+import gzip
 import json
 import re
 from pathlib import Path
@@ -121,6 +122,52 @@ def test_rows_and_examples_have_one_reader_with_the_same_messages(start: bytes, 
 
 def _without_id(message: str) -> str:
     return re.sub(r' of "[0-9a-f]{12}"', "", message)
+
+
+ROWS = [{"query": f"What is {number}?", "response": "One.", "reference": "One."} for number in range(5)]
+LINES = "\n".join(map(json.dumps, ROWS))
+OTHER_FORMS = {
+    "comma": (b"query,reference\nWhat is it?,One.\n", "CSV"),
+    "semicolon": (b"query;reference;tag\r\nWhat is it?;One.;general\r\n", "CSV"),
+    "tabs": (b"query\treference\nWhat is it?\tOne.\n", "CSV"),
+    "quoted header": (b'"query","reference"\n"What, is it?","One."\n', "CSV"),
+    "list in one line": (json.dumps(ROWS).encode(), "JSON list"),
+    "list in lines": (json.dumps(ROWS, indent=2).encode(), "JSON list"),
+    "list with a mark": (b"\xef\xbb\xbf\r\n [" + LINES.replace("\n", ",\n").encode() + b"]", "JSON list"),
+    "object in lines": (json.dumps(ROWS[0], indent=2).encode(), "several lines"),
+    "commas": (LINES.replace("\n", ",\n").encode(), "comma after each object"),
+    "UTF-16": (LINES.encode("utf-16"), "UTF-16"),
+    "UTF-16 big": (b"\xfe\xff" + LINES.encode("utf-16-be"), "UTF-16"),
+    "UTF-16 without a mark": (LINES.encode("utf-16-le"), "UTF-16"),
+    "UTF-32": (LINES.encode("utf-32"), "UTF-32"),
+    "CR": (LINES.replace("\n", "\r").encode(), "CR alone"),
+    "gzip": (gzip.compress(LINES.encode()), "no text"),
+    "Excel": (b"PK\x03\x04\x14\0\x06\0\n\n", "no text"),
+    "LFS": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
+    "page": (b"<!DOCTYPE html>\n<html>", "page"),
+}
+
+
+@pytest.mark.parametrize(("content", "named"), OTHER_FORMS.values(), ids=OTHER_FORMS)
+def test_file_of_another_form_is_refused_with_one_sentence(content: bytes, named: str, tmp_path: Path) -> None:
+    path = tmp_path / "data.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(BadLinesError) as of_examples:
+        parse_input_examples(content, str(path))
+    with pytest.raises(DataError) as of_rows:
+        read_rows(path)
+    assert str(of_rows.value) == str(of_examples.value)
+    assert str(of_rows.value).startswith(f"{path}: ")
+    assert named in str(of_rows.value)
+    assert "\n" not in str(of_rows.value)
+
+
+@pytest.mark.parametrize("first", ["How do I do it, and why?", "- query: a", "// rows", "{'query': 'a'}"])
+def test_first_line_that_shows_no_other_form_is_an_invalid_line(first: str, tmp_path: Path) -> None:
+    path = tmp_path / "data.jsonl"
+    path.write_text(f"{first}\n{LINES}")
+    with pytest.raises(DataError, match="line 1: is not valid JSON"):
+        read_rows(path)
 
 
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf", b"\xef\xbb\xbf\xef\xbb\xbf"])
