@@ -8,13 +8,15 @@ from optimizer.data.scrubbing.findings import EMAIL, Finding, folded, matches
 
 _LOCAL: Final = r"(?:\"[^\"\n]{1,64}\"|[\w.!#$%&'*+/=?^`{|}~-]{1,64})"
 _DOMAIN: Final = r"(?:\[?\d{1,3}(?:\.\d{1,3}){3}\]?|(?:[\w-]+\.)+[^\W\d_][\w-]+)"
-_PLAIN: Final = re.compile(rf"{_LOCAL}[@＠﹫]{_DOMAIN}")
+_AT_SIGN: Final = r"(?:[@＠﹫]|&#0{0,3}64;|&#x40;|&commat;|%40)"
+"""The sign itself, and how HTML and URLs write it."""
+_PLAIN: Final = re.compile(rf"{_LOCAL}{_AT_SIGN}{_DOMAIN}")
 _SPACED: Final = re.compile(
     r"(?<![\w+-])[\w+-]{1,64}+(?: ?\. ?[\w+-]{1,64}+){0,4} ?[@＠]"
     r" ?[\w-]{1,63}(?: ?\. ?[\w-]{1,63}){0,4} ?\. ?[a-z]{2,6}\b"
 )
 """All repetitions are bounded, so that the time of a search grows with the length of a text, not with its square."""
-_SIGN: Final = re.compile(r"[@＠﹫]")
+_SIGN: Final = re.compile(_AT_SIGN)
 _IN_WORDS: Final = re.compile(
     r"(?:at|ät|@|arroba|chez|собака)\s*[)\]}>]|[(\[]a[)\]]|\s(?:dot|point|punkt|punto|ponto|kropka|точка)\s"
 )

@@ -109,7 +109,7 @@ def _name_words(text: str, start: int, *, may_be_small: bool) -> list[re.Match[s
     while len(found) < _MAX_WORDS and (word := _WORD.match(text, start)):
         plain = _CONTRACTION.sub("", word[0].strip(".").lower())
         is_name = plain not in _NO_NAMES and (not word[0][0].islower() or (may_be_small and not found))
-        if not is_name and not (found and plain in _PARTICLES):
+        if not is_name and not (plain in _PARTICLES and (found or word[0].islower())):
             break
         found.append(word)
         gap = _GAP.match(text, word.end())

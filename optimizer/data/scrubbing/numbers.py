@@ -6,12 +6,18 @@ import unicodedata
 from collections.abc import Iterator
 from typing import Final
 
-from optimizer.data.scrubbing.findings import ACCOUNT, CARD, IP, PHONE, Finding
+from optimizer.data.scrubbing.findings import ACCOUNT, CARD, IP, PHONE, Finding, matches
 from optimizer.data.scrubbing.words import any_of
 
-_CARD: Final = re.compile(r"(?<!\d)\d(?:[ .\-–]?\d){12,18}(?!\d)")
+_CARD: Final = re.compile(r"(?<!\d)\d(?:[ \u00a0\u202f.\-–]?\d){12,18}(?!\d)")
 _ISSUED: Final = re.compile(r"3\d{13,15}|4\d{12}|4\d{15}|4\d{18}|5\d{15}|2[2-7]\d{14}|6\d{11,18}|[89]\d{15}")
-_ACCOUNT: Final = re.compile(r"(?<![^\W_])[A-Z]{2}\d{2}(?:[ .-]?[A-Z0-9]){11,30}(?![^\W_])", re.IGNORECASE)
+_GAP: Final = r"[ \u00a0\u202f.\-–]?"
+_ACCOUNT: Final = re.compile(rf"(?<![^\W_])[A-Z]{{2}}{_GAP}\d{{2}}(?:{_GAP}[A-Z0-9]){{11,30}}(?![^\W_])", re.IGNORECASE)
+_ANNOUNCED_ACCOUNT: Final = re.compile(
+    rf"(?<![^\W_])IBAN\W{{0,3}}(?:is\s|ist\s|est\s|es\s)?(?P<private>[A-Z]{{2}}{_GAP}\d{{2}}(?:{_GAP}\d){{4,30}})",
+    re.IGNORECASE,
+)
+"""A number that is called an IBAN is private, also with a mistake in it."""
 _MIN_ACCOUNT: Final = 15  # characters of the shortest IBAN, which is that of Norway
 _IP_4: Final = re.compile(r"(?<![\d.])\d{1,3}(?:\.\d{1,3}){3}(?!\.?\d)")
 _IP_6: Final = re.compile(r"(?<![\w:.])(?:[0-9a-f]{0,4}:){2,7}[0-9a-f]{0,4}(?![\w:])", re.IGNORECASE)
@@ -28,7 +34,7 @@ _PHONE_WORD: Final = re.compile(
     rf"(?<![^\W_]){any_of('phone_words')}(?![^\W_])|{any_of('unspaced_phone_words')}", re.IGNORECASE
 )
 _GROUPED: Final = re.compile(r"\(?\d{2,4}\)?[\s./-]{1,2}\d{2,4}(?:[\s./-]\d{2,4}){1,3}")
-_AREA_CODE: Final = re.compile(r"\(\d{2,5}\)[\s-]?\d{3,5}[\s-]?\d{3,5}")
+_AREA_CODE: Final = re.compile(r"(?:8[\s-]?)?\(\d{2,5}\)[\s-]?\d{3,5}[\s-]?(?:\d{3,5}|\d\d[\s-]\d\d)")
 _PAIRS: Final = re.compile(r"\d\d(?: \d\d)+")
 _THOUSANDS: Final = re.compile(r"\d{1,3}(?:([ ,.\u00a0\u202f'])\d{3})(?:\1\d{3})*(?:(?!\1)[.,]\d+)?")
 _DATE: Final = re.compile(
@@ -71,6 +77,7 @@ def _accounts(text: str) -> Iterator[Finding]:
         found = next((end for end in ends if _is_account(text[match.start() : end])), None)
         if found is not None:
             yield Finding(ACCOUNT, match.start(), found)
+    yield from matches(ACCOUNT, _ANNOUNCED_ACCOUNT, text)
 
 
 def _is_account(text: str) -> bool:
