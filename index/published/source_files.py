@@ -1,6 +1,7 @@
 """Reads published files: texts and JSON, but no pickles. This module opens no files."""
 
 import json
+import pickletools
 import shlex
 from pathlib import Path
 from typing import Final
@@ -19,6 +20,7 @@ _EXPORT: Final = (
     "p = p.terminal_node.state[-1].system_prompt if hasattr(p, {node}) else p; "
     "json.dump({{{key}: p}}, open({exported}, {writing}))"
 )
+_MIN_OPERATIONS: Final = 3  # of a pickle that holds more than one plain value
 _PICKLE_START: Final = b"\x80"  # the first byte of each pickle since protocol 2, and of no text in UTF-8
 
 
@@ -28,7 +30,7 @@ def read_text(data: bytes, location: str) -> tuple[str, tuple[str, ...]]:
     Raises:
         BundleFormatError: The file is a pickle or not in UTF-8.
     """
-    if data.startswith(_PICKLE_START) or location.endswith(PICKLE_SUFFIXES):
+    if location.endswith(PICKLE_SUFFIXES) or _is_pickle(data):
         raise BundleFormatError(pickle_reason(location))
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise BundleFormatError(f"{location}: is in UTF-16. Save the file as UTF-8")
@@ -38,6 +40,20 @@ def read_text(data: bytes, location: str) -> tuple[str, tuple[str, ...]]:
     if b"\r" in data:
         lost.append(f"{data.count(13):,} line breaks are CR or CR LF in the file. They are written as LF.")
     return text, tuple(lost)
+
+
+def _is_pickle(data: bytes) -> bool:
+    """Whether a file is a pickle, whatever its name is. The protocols 0 and 1 are text, so the file is decoded.
+
+    `pickletools.genops` runs no code.
+    """
+    if data.startswith(_PICKLE_START) or not data.rstrip().endswith(b"."):
+        return data.startswith(_PICKLE_START)
+    try:
+        operations = list(pickletools.genops(data.rstrip()))
+    except Exception:  # noqa: BLE001 - a text can be any wrong pickle
+        return False
+    return len(operations) >= _MIN_OPERATIONS and operations[-1][2] == len(data.rstrip()) - 1
 
 
 def read_json(data: bytes, location: str) -> object:

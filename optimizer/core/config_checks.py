@@ -3,10 +3,11 @@
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from index.bundle.strict_json import is_line
 from index.layouts import LAYOUTS
+from index.types import Order, PolicyName
 from optimizer.core.candidate import KINDS
 from optimizer.core.config_tables import (
     ALGORITHMS,
@@ -77,6 +78,8 @@ def _choice_checks(config: RunConfig) -> Iterator[tuple[bool, str]]:
         (bundle.layout, ("", *LAYOUTS), "[bundle] layout"),
         *((one.kind, KINDS, f"[models.{role}] kind") for role, one in config.models.items()),
         *((name, tuple(LAYOUTS), "[tune] layout") for name in config.tune.layout),
+        *((one, get_args(PolicyName), "[tune] policy") for one in config.tune.policy),
+        *((one, get_args(Order), "[tune] order") for one in config.tune.order),
         *((one, REFUSALS, "[tune] refusal") for one in config.tune.refusal),
         (search.kinds, KIND_MIXES, "[search] kinds"),
         *((one, PROPOSERS, "[search] propose") for one in search.propose),

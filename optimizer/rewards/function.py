@@ -1,5 +1,6 @@
 """The reward `MODULE:FUNCTION`: a Python function that the user wrote, plain or async."""
 
+import asyncio
 import importlib
 import inspect
 import numbers
@@ -43,7 +44,10 @@ class Function(Reward):
         try:
             result = self._function(query=row.query, answer=text, reference=row.reference, kind=row.kind)
             value = await result if inspect.isawaitable(result) else result
-        except (Exception, SystemExit) as error:  # the user's code can raise any exception
+        except (Exception, SystemExit, asyncio.CancelledError) as error:  # the user's code can raise any exception
+            task = asyncio.current_task()
+            if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+                raise  # the run ends: it was not the user's code that was cancelled
             location = _error_location(error, self._file)
             raise RewardError(f"[reward] {self._name} failed: {location}, for {row.name}") from error
         return RewardScore(self._number(value, row))

@@ -1,4 +1,5 @@
 import json
+import pickle
 import re
 import time
 from pathlib import Path
@@ -78,6 +79,8 @@ LISTED = [{"instruction": "How?", "output": "So."}]
         (b"", ANSWERS, "p.txt: the prompt is empty"),
         (b"Be good. <|im_end|>", ANSWERS, r'p.txt: the prompt holds the role marker "<\|im_end\|>"'),
         (b"\x80\x04\x95.", ANSWERS, "p.txt: is a pickle, and reading a pickle can run code"),
+        (pickle.dumps({"prompt": "Be kind."}, 0), ANSWERS, "p.txt: is a pickle"),
+        (pickle.dumps("Be kind.", 1), ANSWERS, "p.txt: is a pickle"),
         (b"Be g\xffod.", ANSWERS, "p.txt: byte 4 is not UTF-8"),
         (PROMPT.encode(), LISTED, "e.json: must be an object with one answer for each query.*drpo-index build"),
         (PROMPT.encode(), {"examples": LISTED}, 'e.json: the value of "examples" is no text.*drpo-index build'),
@@ -91,6 +94,17 @@ def test_file_of_another_form_is_refused_with_the_reason(prompt: bytes, answers:
     with pytest.raises(BundleError) as caught:
         parse(prompt, json.dumps(answers).encode())
     assert re.match(reason, str(caught.value)), caught.value
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_pickle_of_examples_with_another_name_is_refused(protocol: int) -> None:
+    with pytest.raises(BundleError, match=r"e\.json: is a pickle"):
+        parse(answers=pickle.dumps({"Why?": "So."}, protocol))
+
+
+@pytest.mark.parametrize("text", ["N.", "I am brief.", "(Be kind.)\n.", "S'it is quoted'\n."])
+def test_text_that_ends_with_a_dot_is_no_pickle(text: str) -> None:
+    assert parse(text.encode()).prompt == text
 
 
 def test_query_that_occurs_twice_is_refused() -> None:

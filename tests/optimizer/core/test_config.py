@@ -153,6 +153,12 @@ def test_path_that_no_file_can_have_is_refused(name: str, part: str) -> None:
         parse_config(changed(config_with("judge", {}), {"data": {part: name}}), Path())
 
 
+@pytest.mark.parametrize("tune", [{"policy": ["nearst"]}, {"policy": ["nearest", ""]}, {"order": ["similar"]}], ids=str)
+def test_value_to_try_that_does_not_exist_is_refused_with_the_choices(tune: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"\[tune\] (policy|order) must be one of .*(nearest|canonical)"):
+        parse_config(changed(config_with("judge", {}), {"tune": tune}), Path())
+
+
 def test_file_that_is_nested_too_deeply_is_refused(tmp_path: Path) -> None:
     (tmp_path / "run.toml").write_text("a = " + "[" * 5000 + "]" * 5000)
     with pytest.raises(ConfigError, match="nested too deeply"):

@@ -1,5 +1,6 @@
 """Tests that a user's reward may return any real number, and that its mistakes are errors that name their place."""
 
+import asyncio
 import sys
 from collections.abc import Iterator
 from decimal import Decimal
@@ -150,3 +151,21 @@ async def test_class_with_a_call_method_and_a_function_of_any_keywords_are_funct
     code = "class Score:\n    def __call__(self, **row):\n        return len(row) // 4\nscore = Score()\n"
     value: Any = await function_of(folder, code).score(ANSWERED)
     assert value.value == pytest.approx(1.0)
+
+
+async def test_task_that_the_users_code_cancelled_fails_the_row_alone(folder: Path) -> None:
+    code = (
+        "import asyncio\nasync def score(**_):\n    task = asyncio.ensure_future(asyncio.sleep(9))\n"
+        "    task.cancel()\n    await task\n"
+    )
+    with pytest.raises(RewardError, match="CancelledError in"):
+        await function_of(folder, code).score(ANSWERED)
+
+
+async def test_run_that_ends_cancels_the_users_code(folder: Path) -> None:
+    code = "import asyncio\nasync def score(**_):\n    await asyncio.sleep(99)\n"
+    task = asyncio.create_task(function_of(folder, code).score(ANSWERED))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
