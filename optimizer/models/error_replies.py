@@ -2,6 +2,8 @@
 
 import re
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any, Final
 
 import orjson
@@ -92,3 +94,30 @@ def _reasons_by_parameter(errors: Any) -> Iterator[str]:
     for name, reasons in errors.items() if isinstance(errors, dict) else ():
         if name.lower() not in _EXPLANATION_FIELDS:
             yield f"{name}: {' '.join(_explanations(reasons))}"
+
+
+def retry_after_seconds(headers: Mapping[str, str]) -> float | None:
+    """Return the seconds that the server asks the client to wait; None if it asks for no wait that can be read.
+
+    The header Retry-After holds seconds or a date. Some servers send milliseconds in a header of their own.
+    """
+    asked = headers.get("Retry-After", "").strip()
+    try:
+        if milliseconds := headers.get("retry-after-ms"):
+            seconds = float(milliseconds) / 1000
+        else:
+            seconds = float(asked) if asked[:1].isdigit() else _seconds_until(asked, headers.get("Date"))
+    except (ValueError, OverflowError):
+        return None
+    return seconds if 0 <= seconds < float("inf") else None
+
+
+def _seconds_until(date: str, now: str | None) -> float:
+    """Return the seconds until a date, by the clock of the server if it tells the time. 0 if the date is past.
+
+    Raises:
+        ValueError: A date cannot be read.
+    """
+    begin = parsedate_to_datetime(now) if now else datetime.now(UTC)
+    end = parsedate_to_datetime(date)
+    return max(0.0, (end.replace(tzinfo=end.tzinfo or UTC) - begin.replace(tzinfo=begin.tzinfo or UTC)).total_seconds())

@@ -8,8 +8,6 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import Final, Protocol, Self
 
@@ -18,7 +16,7 @@ import orjson
 
 from index.base_urls import without_endpoint
 from optimizer.core.errors import ModelError, NoReplyError, RefusedRequestError, UnreachableError
-from optimizer.models.error_replies import server_explanation, status_in_body
+from optimizer.models.error_replies import retry_after_seconds, server_explanation, status_in_body
 
 Sleep = Callable[[float], Awaitable[None]]
 _MAX_MESSAGE_CHARACTERS = 300
@@ -268,7 +266,7 @@ def open_session(api_key: str | None, timeout: float) -> aiohttp.ClientSession:
 def _status_error(url: str, status: int, headers: Mapping[str, str], explanation: str) -> RefusedRequestError | _Retry:
     error = refusal_error(url, status, explanation)
     if _may_pass(status):
-        return _Retry(error, _retry_after_seconds(headers), maybe_paid=status != _TOO_MANY_REQUESTS)
+        return _Retry(error, retry_after_seconds(headers), maybe_paid=status != _TOO_MANY_REQUESTS)
     return error
 
 
@@ -289,30 +287,3 @@ def refusal_error(url: str, status: int, explanation: str) -> RefusedRequestErro
     """Return the error for an error status, with the beginning of the server's explanation in its message."""
     shown = explanation[:_MAX_MESSAGE_CHARACTERS] or "no explanation given"
     return RefusedRequestError(f"{url} answered with status {status}: {shown}", status, explanation)
-
-
-def _retry_after_seconds(headers: Mapping[str, str]) -> float | None:
-    """Return the seconds that the server asks the client to wait; None if it asks for no wait that can be read.
-
-    The header Retry-After holds seconds or a date. Some servers send milliseconds in a header of their own.
-    """
-    asked = headers.get("Retry-After", "").strip()
-    try:
-        if milliseconds := headers.get("retry-after-ms"):
-            seconds = float(milliseconds) / 1000
-        else:
-            seconds = float(asked) if asked[:1].isdigit() else _seconds_until(asked, headers.get("Date"))
-    except (ValueError, OverflowError):
-        return None
-    return seconds if 0 <= seconds < float("inf") else None
-
-
-def _seconds_until(date: str, now: str | None) -> float:
-    """Return the seconds until a date, by the clock of the server if it tells the time. 0 if the date is past.
-
-    Raises:
-        ValueError: A date cannot be read.
-    """
-    begin = parsedate_to_datetime(now) if now else datetime.now(UTC)
-    end = parsedate_to_datetime(date)
-    return max(0.0, (end.replace(tzinfo=end.tzinfo or UTC) - begin.replace(tzinfo=begin.tzinfo or UTC)).total_seconds())
