@@ -56,7 +56,7 @@ def test_whitespace_of_texts_is_kept() -> None:
     ("change", "lost"),
     [
         (lambda text: re.sub("```\n(Print.*)\n```\n\n", r"```\1```\n \n", text), "Only line breaks and spaces differ"),
-        (lambda text: text.removesuffix("\n"), "Only line breaks and spaces differ, in 1 places"),
+        (lambda text: text.removesuffix("\n"), "Only line breaks and spaces differ, in 1 place"),
         (
             lambda text: text.replace("# Answer:\n```\nMit", "# Answer:\n\n``` \nMit"),
             "Only line breaks and spaces differ",
