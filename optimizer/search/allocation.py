@@ -4,8 +4,9 @@ A slot is room for one new candidate. The rule is Thompson sampling with a beta 
 1933; Chapelle and Li, An Empirical Evaluation of Thompson Sampling, NIPS 2011). A proposer wins if its candidate beats
 its parent in the race. A slot that it was asked to fill, and left empty, is a loss, because asking can cost a paid
 call. The chance of a proposer to win has a uniform prior. For each slot, a chance is drawn from the distribution of
-each proposer, and the proposer with the highest chance gets the slot. So a proposer that has never been tried is tried
-soon, and a proposer that has lost often still gets some slots.
+each proposer, and the proposer with the highest chance gets the slot. So a proposer that has lost often still gets some
+slots. A proposer that has never been tried comes before all others: a small budget has few slots, and chance alone
+could give none of them to the proposer that would win most.
 
 All draws depend on a seed, on the slot, and on the results so far. A resumed run therefore repeats them.
 """
@@ -37,14 +38,21 @@ class Allocation:
     def preferences(self, slots: int, occasion: str) -> list[list[str]]:
         """For each slot, return all proposers in the order of preference: the first one gets the slot.
 
-        The others follow, in case the first one has no candidate for the slot.
+        The others follow, in case the first one has no candidate for the slot. No proposer is first twice as long as
+        there is one that has never been tried.
 
         Args:
             slots: The number of slots.
             occasion: A text that identifies what the slots are for. Different occasions have different draws.
         """
         rng = random.Random(f"{self.seed}:{occasion}")  # noqa: S311 - the draws need no secure random numbers
-        return [self._ranked(rng) for _ in range(slots)]
+        untried = {name for name in self.names if not self.tried[name] + self.unfilled[name]}
+        preferences = list[list[str]]()
+        for _ in range(slots):
+            ranked = sorted(self._ranked(rng), key=lambda name: name not in untried)
+            untried.discard(ranked[0])
+            preferences.append(ranked)
+        return preferences
 
     def note(self, name: str, *, is_won: bool) -> None:
         """Add the result of one candidate of a proposer."""

@@ -16,6 +16,16 @@ def test_without_results_all_proposers_get_slots() -> None:
     assert min(shares.values()) > 0.25 * shares.total()
 
 
+def test_each_proposer_is_tried_before_any_is_tried_twice() -> None:
+    for seed in "01234":
+        allocation = Allocation(NAMES, seed)
+        assert {ranked[0] for ranked in allocation.preferences(3, "a")} == set(NAMES)
+        firsts = [ranked[0] for ranked in allocation.preferences(2, "b")]
+        allocation.note(firsts[0], is_won=True)
+        allocation.note_unfilled(firsts[1])
+        assert {*firsts, allocation.preferences(1, "c")[0][0]} == set(NAMES)
+
+
 def test_proposer_that_wins_gets_most_slots_and_no_other_is_starved() -> None:
     allocation = Allocation(NAMES, "0")
     for number in range(10):
