@@ -185,8 +185,8 @@ def _arm_mismatches(experiment: Experiment, models: Collection[str], bundled: Co
     for one, other in combinations(weighted, 2) if requested else ():
         if all(_treatment(one, model, bundled) == _treatment(other, model, bundled) for model in requested):
             yield (
-                f"the arms {one.name} and {other.name} serve every request in the same way, so there is nothing to "
-                "compare."
+                f"the arms {one.name} and {other.name} serve every request in the same way. Such an A/A test checks "
+                "the set-up, and cannot find a better arm."
             )
 
 
