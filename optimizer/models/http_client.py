@@ -166,8 +166,8 @@ class Client:
             headers: Additional headers.
             observer: An object whose method `before` is called before each attempt, and whose method `failed` is called
                 after each failed attempt.
-            is_json: Whether a reply that is not JSON is a failed attempt. A gateway can cut a reply, or answer with a
-                page.
+            is_json: Whether a reply that is not JSON is a failed attempt, because a gateway can cut a reply, or answer
+                with a page. Such a reply to the last attempt is returned.
 
         Returns:
             The reply's body and headers.
@@ -181,7 +181,9 @@ class Client:
         async with self._slots:
             for failures in range(1, self._policy.attempts + 1):
                 try:
-                    return await self._attempt(url, body, headers or {}, observer, is_json)
+                    return await self._attempt(
+                        url, body, headers or {}, observer, is_json and failures < self._policy.attempts
+                    )
                 except _Retry as retry:
                     if failures == self._policy.attempts:
                         raise retry.error from None
@@ -196,7 +198,8 @@ class Client:
         try:
             raw, received = await self._send(url, body, headers)
             if is_json and not _is_json(raw):
-                raise _Retry(NoReplyError(f"{url} gave a reply that is not JSON. Check that the address is right"))
+                error = NoReplyError(f"{url} gave a reply that is not JSON. Check that the address is right")
+                raise _Retry(error, retry_after_seconds(received))
             return raw, received
         except _Retry as retry:
             if observer is not None:
