@@ -2,9 +2,10 @@
 
     python -m tests.bench.texts
 
-It prints four tables: how often the vote of the default bundle chooses the refusals, how often a later turn changes the
-set to the refusals (docs/retrieval.md, docs/example-sets.md), how many questions look harmful, in how many rows private
-data is replaced (docs/harvest.md), and which share of answers and of published prompts repeats itself (docs/search.md).
+It prints tables: how many queries are below the similarity floor (docs/benchmarks/answers.md), how often the vote of
+the default bundle chooses the refusals, how often a later turn changes the set to the refusals (docs/retrieval.md,
+docs/example-sets.md), how many questions look harmful, in how many rows private data is replaced (docs/harvest.md), and
+which share of answers and of published prompts repeats itself (docs/search.md).
 """
 
 import datetime
@@ -50,12 +51,23 @@ def main() -> None:
     both = (*train, *rows_of(ROWS, VALIDATION))
     print(f"{datetime.datetime.now(datetime.UTC).date()}: {len(train)} train rows, {len(both)} with validation rows\n")
     by_kind = {name: [row["query"] for row in train if row["tag"] == kind] for kind, name in KINDS.items()}
+    print_below_floor(Retriever(bundle), embedder)
     print_votes(bundle, embedder, by_kind)
     print_later_turns(Retriever(bundle), embedder, by_kind)
     print_harmful(both)
     scrubbed = sum(bool(scrub([row["query"], row["reference"]]).found) for row in both)
     print(f"private data is replaced in {scrubbed} of {len(both)} rows\n")
     print_repetition([row["reference"] for row in both])
+
+
+def print_below_floor(retriever: Retriever, embedder: Embedder) -> None:
+    """Print how many queries of each split are unlike every example of the default bundle."""
+    print("| split | below the similarity floor |\n| --- | --- |")
+    for split in (TRAIN, VALIDATION):
+        queries = [row["query"] for row in rows_of(ROWS, split)]
+        below = [retriever.choose_by_passages(embed_query(embedder, query)).is_below_floor for query in queries]
+        print(f"| {split} | {_count(below)} of {len(below)} |")
+    print()
 
 
 def print_votes(bundle: Bundle, embedder: Embedder, by_kind: Mapping[str, Sequence[str]]) -> None:
