@@ -55,14 +55,16 @@ class Measured:
 
 
 def _memory(text: str) -> float:
-    """Return the memory of a worker with 1,000 open streams, in MiB, from the first table that has it."""
+    """Return the memory of a worker with 1,000 open streams, in MiB, from the last table that has it."""
+    found = ""
     for table in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
         head, *rows = [[cell.strip(" *") for cell in line.strip("|").split("|")] for line in table.splitlines()]
         places = [place for place, cell in enumerate(head) if STREAMING in cell]
         cells = [cells for cells in rows if cells[0] == OURS]
         if places and cells:
-            return float(cells[0][places[0]].split()[0].replace(",", ""))
-    raise AssertionError(f"{BENCH.name} has no table with a row {OURS!r} and a column {STREAMING!r}")
+            found = cells[0][places[0]].split()[0].replace(",", "")
+    assert found, f"{BENCH.name} has no table with a row {OURS!r} and a column {STREAMING!r}"
+    return float(found)
 
 
 def _time(cpu: Cpu, gateway: str, shape: Shape) -> float:

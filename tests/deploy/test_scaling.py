@@ -24,6 +24,12 @@ def test_measured_figures_are_plausible() -> None:
 
 
 PAGE = """
+| streams | memory, 1,000 slow ones |
+| --- | --- |
+| drpo-proxy | 1,500 MiB |
+
+Since then:
+
 | streams | memory, 1,000 slow ones | CPU per chunk |
 | --- | --- | --- |
 | drpo-proxy, base model (translated) | 211 MiB | 3.1 µs |
