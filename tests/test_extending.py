@@ -1,15 +1,18 @@
 """Tests the extension points of examples/extend: an embedder, a reward and a layout, each in under 30 lines.
 
-It also tests that a new kind of embedder and a new layout of the package need only one entry in a table.
+It also tests that a new kind of embedder and a new layout of the package need only one entry in a table, and that a new
+endpoint needs only a row, a method and a schema.
 """
 
 import asyncio
+import json
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 from index.embedders.registry import open_embedder
@@ -18,6 +21,8 @@ from optimizer.data.dataset import GENERAL, Row
 from optimizer.models.task_model import Raw, Reply
 from optimizer.rewards.base import AnsweredRow
 from optimizer.rewards.function import Function
+from tests.faults.process import command
+from tests.faults.scripted import say_yes, scripted_backend
 
 ROOT = Path(__file__).parent.parent
 EXTEND = ROOT / "examples" / "extend"
@@ -99,3 +104,39 @@ def test_embedder_kind_is_one_module_and_one_entry(tmp_path: Path) -> None:
     assert "Boil water" in found.stdout
     helped = drpo_index("build", "--help", path=tmp_path)
     assert "words, multilingual, minilm, sentence" in " ".join(helped.stdout.split())
+
+
+def replace_once(file: Path, before: str, after: str) -> None:
+    source = file.read_text(encoding="utf-8")
+    assert source.count(before) == 1
+    file.write_text(source.replace(before, after), encoding="utf-8")
+
+
+async def test_endpoint_is_one_row_one_method_and_one_schema(tmp_path: Path) -> None:
+    for package in ("index", "proxy"):
+        shutil.copytree(ROOT / package, tmp_path / package)
+    row = '_ROWS: Final = (\n    Endpoint("/v1/questions", _parse_completion, Planner.question),\n'
+    replace_once(tmp_path / "proxy" / "api" / "endpoints.py", "_ROWS: Final = (\n", row)
+    method = """    async def question(self, conversation: Conversation, setting: Setting) -> Plan:
+        body = conversation.body
+        messages = [{"role": "user", "content": body["prompt"]}]
+        return await self.chat(read_chat({"model": body["model"], "messages": messages}), setting)
+
+"""
+    before = "    async def completion(self"
+    replace_once(tmp_path / "proxy" / "inference" / "planner.py", before, method + before)
+    schema = '        "/v1/questions": _post("Answer a question", _completion(model), _choices("chat.completion")),\n'
+    before = '        "/v1/completions": '
+    replace_once(tmp_path / "proxy" / "api" / "openapi.py", before, schema + before)
+    body = {"model": "scripted", "prompt": "Is tea hot?"}
+    async with (
+        scripted_backend(say_yes) as backend,
+        command("--backend", backend.url, "--bundle", "default", folder=tmp_path) as proxy,
+        aiohttp.ClientSession() as session,
+    ):
+        async with session.post(f"{proxy.url}/questions", json=body) as answer:
+            said, variant = await answer.json(), answer.headers["x-drpo-variant"]
+        described = json.loads((await proxy.get("/openapi.json"))[1])["paths"]
+    assert (said["choices"][0]["message"]["content"], variant) == ("Yes.", "aligned")
+    assert any("Is tea hot?" in sent.json["prompt"] for sent in backend.generating)
+    assert described["/v1/questions"]["post"]["summary"] == "Answer a question"

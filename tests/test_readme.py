@@ -80,6 +80,21 @@ def test_runs_of_the_examples_have_allowed_settings(file: Path) -> None:
     assert read_config(file).models["task"].model
 
 
+def test_gpu_run_without_a_judge_has_allowed_settings_if_it_is_changed_as_the_page_says(tmp_path: Path) -> None:
+    folder = ROOT / "examples" / "learn-a-bundle"
+    item = (folder / "gpu.md").read_text(encoding="utf-8").partition("**A base model without a judge**")[2]
+    removed, changed = " ".join(item.split()).split("change the rewards")
+    text = (folder / "gpu.toml").read_text(encoding="utf-8")
+    for name in re.findall(r"`(.+?)`", removed):
+        end = r"(?:(?!\[).*\n)*" if name.startswith("[") else ""  # a table ends before the next one
+        text, count = re.subn(rf"^{re.escape(name)} .*\n{end}", "", text, flags=re.MULTILINE)
+        assert count == 1
+    weights = re.findall(r"`(weights = .+?)`", changed)[0]
+    (file := tmp_path / "run.toml").write_text(re.sub("weights = .*", weights, text), encoding="utf-8")
+    config = read_config(file)
+    assert (list(config.models), dict(config.reward.weights)) == (["task"], {"rules": 1.0})
+
+
 def _pages() -> list[Path]:
     return [*ROOT.glob("*.md"), *(page for top in TOP for page in (ROOT / top).rglob("*.md"))]
 

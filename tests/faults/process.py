@@ -71,15 +71,16 @@ class Command:
 
 
 @asynccontextmanager
-async def command(*arguments: str, within: float = 60.0) -> AsyncIterator[Command]:
+async def command(*arguments: str, within: float = 60.0, folder: Path = ROOT) -> AsyncIterator[Command]:
     """Start the command, wait until it prints its URL, and kill it and its workers at the end.
 
     Args:
         arguments: The flags of the command.
         within: Seconds in which the command must print its URL.
+        folder: The folder that contains the package `proxy`.
     """
     command_line = [sys.executable, "-m", "proxy", "--port", "0", "--log-format", "json", *arguments]
-    process = await asyncio.create_subprocess_exec(*command_line, stdout=PIPE, stderr=PIPE, cwd=ROOT)
+    process = await asyncio.create_subprocess_exec(*command_line, stdout=PIPE, stderr=PIPE, cwd=folder)
     running = Command(process, "", "", [])
     reading = asyncio.create_task(_read_log(process, running.log))
     children: list[int] = []

