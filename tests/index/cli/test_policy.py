@@ -140,7 +140,7 @@ def test_neutral_set_must_exist_and_must_not_be_of_a_separate_kind(
         ("", "there is no query"),
         ('{"question": "a"}', 'line 1: must be an object with a string "query"'),
         ('{"query": ""}', 'a string "query" that is not empty'),
-        ('["a"]', "line 1: must be an object"),
+        ('["a"]', "is a JSON list, and no JSONL"),
         ("What is law?", "line 1: is not valid JSON"),
         ('{"query": "only one"}', "too few queries. To measure a floor"),
     ],

@@ -95,7 +95,7 @@ async def test_change_that_affects_only_later_rows_is_admitted(tmp_path: Path) -
         assert await seen.admits(narrow, start)
         unseen = PromptGate(context.gate, context.task, 250, first, 10)
         assert not await unseen.admits(other, narrow)
-    assert "changes no request for the first 10 queries" in dropped(tmp_path)[0]
+    assert "changes no request for the first 10 rows" in dropped(tmp_path)[0]
 
 
 @pytest.mark.parametrize("model", ["task", "judge"])

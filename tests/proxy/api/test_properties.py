@@ -376,7 +376,8 @@ def batched(numbers: range, size: int) -> Iterator[range]:
 
 
 async def test_whole_reply_split_at_any_byte_arrives_unchanged() -> None:
-    sent = orjson.dumps({"choices": [], "usage": None, "future": "größer 🫠"})
+    choice = {"index": 0, "message": {"role": "assistant", "content": "größer 🫠"}, "finish_reason": "stop"}
+    sent = orjson.dumps({"choices": [choice], "usage": None, "future": [None]})
     at = 0
 
     async def script(reply: Reply, request: Received) -> None:

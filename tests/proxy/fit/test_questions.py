@@ -60,8 +60,8 @@ def test_a_file_of_a_user_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("[]", "line 1: must be an object"),
-        ("{", "line 1: is not valid JSON"),
+        ("[]", "is a JSON list, and no JSONL"),
+        ("{", "has an object on several lines"),
         ('{"question": "Hi?"}', 'line 1: the key "kind" is missing'),
         ('{"kind": "odd", "question": "Hi?"}', 'line 1: "kind" must be one of "general"'),
         ('{"kind": "general"}', 'line 1: give either "question" or "messages"'),
