@@ -49,7 +49,7 @@ tolerance = 0.5
 LONG_NAME = "a_name_that_is_long_" * 4
 QUESTIONS = (MARKUP, "x" * 300, "كيف يمكنني إعادة تعيين كلمة المرور؟")
 DAY = 86_400.0
-SCREENS = [(1280, "light"), (1280, "dark"), (320, "light")]
+SCREENS = [(1280, "light"), (1280, "dark"), (320, "light"), (320, "dark")]
 ZOOMED = (640, "dark")  # the width of 1280 pixels at a zoom of 200 %
 screens = pytest.mark.parametrize(("width", "scheme"), SCREENS)
 
