@@ -8,7 +8,7 @@ import json
 import math
 from collections.abc import Collection, Iterable
 from difflib import get_close_matches
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 from index.errors import BundleFormatError
 
@@ -24,7 +24,7 @@ def parse_json(data: bytes, location: str) -> object:
         text = data.decode("utf-8")
         value: object = json.loads(
             text,
-            object_pairs_hook=_object_without_duplicates,
+            object_pairs_hook=object_without_duplicates,
             parse_constant=_refuse_constant,
             parse_float=_finite_float,
         )
@@ -171,7 +171,8 @@ def _describe(value: object) -> str:
     return json.dumps(value, default=str)  # `default` is for dates: the optimizer checks TOML with this module
 
 
-def _object_without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
+def object_without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the object with these keys and values. Raises ValueError if a key appears twice."""
     value = dict(pairs)
     if len(value) < len(pairs):
         raise ValueError("a key appears twice in the same object. Remove one of the two")

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final
 
+from index.bundle.strict_json import object_without_duplicates
+
 MAX_RELAXED_CHARACTERS: Final = 20_000
 """The largest object that is read. A reply of a judge or a writer model is much shorter."""
 _TOKEN: Final = re.compile(
@@ -61,14 +63,7 @@ def _as_json(token: re.Match[str]) -> str:
 
 def _parsed(tokens: Sequence[str]) -> dict[str, Any] | None:
     try:
-        value = json.loads("".join(tokens), strict=False, object_pairs_hook=_without_duplicates)
+        value = json.loads("".join(tokens), strict=False, object_pairs_hook=object_without_duplicates)
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
-
-
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    value = dict(pairs)
-    if len(value) < len(pairs):
-        raise ValueError("a key appears twice")
-    return value

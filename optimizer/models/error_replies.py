@@ -82,7 +82,8 @@ def _explanations(error: Any) -> Iterator[str]:
     elif isinstance(error, dict):
         fields = {name.lower(): value for name, value in error.items()}
         for name in _EXPLANATION_FIELDS:
-            yield from _reasons_by_parameter(fields[name]) if name == "errors" and name in fields else ()
+            if name == "errors":
+                yield from _reasons_by_parameter(fields.get(name))
             yield from _explanations(fields.get(name))
         for name in _NAMING_FIELDS:
             if isinstance(fields.get(name), str):

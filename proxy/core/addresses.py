@@ -15,9 +15,8 @@ ANY_ORIGIN: Final = "*"
 _SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _HOST: Final = re.compile(r"[a-z0-9](?:[a-z0-9._-]*[a-z0-9])?|\[[0-9a-f:.]+\]")
 _NUMBER: Final = re.compile(r"(?:0x[0-9a-f]*|[0-9]+)", re.IGNORECASE)
-_AMBIGUOUS: Final = re.compile(
-    "[\u00df\u03c2\u200c\u200d]"
-)  # letters that old and new rules for host names encode differently
+_AMBIGUOUS: Final = re.compile("[\u00df\u03c2\u200c\u200d]")
+"""Letters that the old and the new rules for host names (IDNA 2003 and 2008) encode differently."""
 _NO_URL: Final = re.compile(r"[\s,#]")
 _API: Final = re.compile(r"(?:/v1)+$", re.IGNORECASE)
 _DEFAULT_PORTS: Final[Mapping[str, int]] = {"http": 80, "https": 443}

@@ -21,14 +21,13 @@ file, the key and the allowed values.
 
 import math
 import re
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any, Final, cast, get_args
 
-from index.bundle.input_files import decode_text
+from index.bundle.input_files import parse_toml
 from index.bundle.shipped import DEFAULT_BUNDLE, GENERAL, choose_shipped, find_bundle, read_shipped, shipped_names
 from index.bundle.strict_json import Fields, quoted
 from index.errors import BundleError, BundleFormatError
@@ -112,12 +111,10 @@ def read_experiments(paths: Sequence[str]) -> tuple[ExperimentFile, ...]:
 def read_experiment(path: Path) -> ExperimentFile:
     """Read one experiment file. Raises StartupError if it cannot be read or is invalid."""
     try:
-        table = tomllib.loads(decode_text(path.read_bytes(), str(path)))
+        table = parse_toml(path.read_bytes(), str(path))
         return _experiment_file(table, path)
     except OSError as error:
         raise StartupError(f"--experiment {path}: cannot be read ({type(error).__name__}).") from error
-    except tomllib.TOMLDecodeError as error:
-        raise StartupError(f"--experiment {path}: this is not TOML. {error}.") from error
     except BundleFormatError as error:
         raise StartupError(f"--experiment {error}.") from error
 

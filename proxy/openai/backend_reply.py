@@ -122,13 +122,16 @@ def _chunk_choice(choice: Mapping[str, Any]) -> JsonDict:
     message = choice.get("message")
     if not isinstance(message, dict):
         return dict(choice)
-    calls = message.get("tool_calls")
-    if isinstance(calls, list):  # in a chunk, each call has an index
-        message = {
-            **message,
-            "tool_calls": [{"index": n, **call} for n, call in enumerate(calls) if isinstance(call, dict)],
-        }
+    if isinstance(calls := message.get("tool_calls"), list):  # in a chunk, each call has an index
+        numbered = [{"index": n, **call} for n, call in enumerate(calls) if isinstance(call, dict)]
+        message = {**message, "tool_calls": numbered}
     return {**{name: value for name, value in choice.items() if name != "message"}, "delta": message}
+
+
+def usage_count(usage: Mapping[str, Any], name: str) -> int:
+    """Return a token count, and 0 for anything else that a backend may send in its place. Clients require a number."""
+    count = usage.get(name)
+    return count if type(count) is int and count >= 0 else 0
 
 
 def has_finished(choice: Mapping[str, Any]) -> bool:

@@ -14,7 +14,7 @@ from index.rendering import remove_leading_gap
 from index.types import Message, Role
 from proxy.core.errors import BadRequestError
 from proxy.core.json_types import JsonDict, shown
-from proxy.openai.backend_reply import has_finished
+from proxy.openai.backend_reply import has_finished, usage_count
 from proxy.openai.json_fields import list_field
 from proxy.openai.logprobs import chat_logprobs
 from proxy.openai.message_text import content_text, is_blank, message_text
@@ -185,11 +185,6 @@ def _chat_id(identifier: object, other: str = "") -> str:
     return "chatcmpl-" + name.removeprefix("cmpl-").removeprefix("chatcmpl-")
 
 
-def _count(usage: Mapping[str, Any], name: str) -> int:
-    count = usage.get(name)
-    return count if type(count) is int else 0
-
-
 @dataclass(slots=True)
 class ChatChunks:
     """Translates completion chunks to chat chunks.
@@ -260,8 +255,10 @@ class ChatChunks:
         usage = frame.pop("usage", None)
         if not isinstance(usage, dict) or not usage:
             return
-        completion = _count(self.usage_chunk.get("usage", {}), "completion_tokens") + _count(usage, "completion_tokens")
-        total = _count(usage, "prompt_tokens") + completion
+        completion = usage_count(self.usage_chunk.get("usage", {}), "completion_tokens") + usage_count(
+            usage, "completion_tokens"
+        )
+        total = usage_count(usage, "prompt_tokens") + completion
         usage = {**usage, "completion_tokens": completion, "total_tokens": total}
         self.usage_chunk = {**frame, "choices": [], "usage": usage}
 

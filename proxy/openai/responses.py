@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from index.rendering import remove_leading_gap
 from proxy.core.json_types import JsonDict
+from proxy.openai.backend_reply import usage_count
 from proxy.openai.logprobs import chat_logprobs
 
 # The fields of the request that a response repeats, with their defaults.
@@ -109,20 +110,16 @@ def _usage(usage: object) -> JsonDict | None:
     if not isinstance(usage, dict):
         return None
     details = usage.get("prompt_tokens_details")
-    read, written = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
+    read, written = usage_count(usage, "prompt_tokens"), usage_count(usage, "completion_tokens")
     return {
         "input_tokens": read,
-        "input_tokens_details": {"cached_tokens": _count(details, "cached_tokens") if isinstance(details, dict) else 0},
+        "input_tokens_details": {
+            "cached_tokens": usage_count(details, "cached_tokens") if isinstance(details, dict) else 0
+        },
         "output_tokens": written,
         "output_tokens_details": {"reasoning_tokens": 0},
-        "total_tokens": _count(usage, "total_tokens") or read + written,
+        "total_tokens": usage_count(usage, "total_tokens") or read + written,
     }
-
-
-def _count(usage: Mapping[str, Any], name: str) -> int:
-    """Return a token count, and 0 for anything else that a backend may send in its place. Clients require a number."""
-    count = usage.get(name)
-    return count if type(count) is int and count >= 0 else 0
 
 
 def failed_event(response: Mapping[str, Any], number: int, code: str | None, message: str) -> JsonDict:

@@ -4,6 +4,7 @@ The module does no I/O and does not depend on the meaning of a payload.
 """
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -86,15 +87,18 @@ def event_field(event: bytes, name: bytes) -> list[bytes]:
 
     A byte order mark before the first field is ignored.
     """
-    lines = re.split(rb"\r\n|\n|\r", event.removeprefix(BYTE_ORDER_MARK))
-    found = (line.partition(b":") for line in lines)
-    return [value.removeprefix(b" ") for field, _, value in found if field == name]
+    return [value.removeprefix(b" ") for field, _, value in _fields(event) if field == name]
 
 
 def is_event(event: bytes) -> bool:
     """Return whether at least one line is a field of an event, or a comment. Clients ignore all other lines."""
+    return any(field in _FIELDS for field, _, _ in _fields(event))
+
+
+def _fields(event: bytes) -> Iterator[tuple[bytes, bytes, bytes]]:
+    """Yield the name, the colon and the value of each line that is not empty."""
     lines = re.split(rb"\r\n|\n|\r", event.removeprefix(BYTE_ORDER_MARK))
-    return any(line and line.partition(b":")[0] in _FIELDS for line in lines)
+    return (line.partition(b":") for line in lines if line)
 
 
 def is_done(event: bytes) -> bool:

@@ -9,9 +9,10 @@ from typing import Final
 from optimizer.data.scrubbing.findings import ACCOUNT, CARD, IP, PHONE, Finding, matches
 from optimizer.data.scrubbing.words import any_of
 
-_CARD: Final = re.compile(r"(?<!\d)\d(?:[ \u00a0\u202f.\-–]?\d){12,18}(?!\d)")
-_ISSUED: Final = re.compile(r"3\d{13,15}|4\d{12}|4\d{15}|4\d{18}|5\d{15}|2[2-7]\d{14}|6\d{11,18}|[89]\d{15}")
 _GAP: Final = r"[ \u00a0\u202f.\-–]?"
+"""What may stand between two characters of the number of a card or of an account."""
+_CARD: Final = re.compile(rf"(?<!\d)\d(?:{_GAP}\d){{12,18}}(?!\d)")
+_ISSUED: Final = re.compile(r"3\d{13,15}|4\d{12}|4\d{15}|4\d{18}|5\d{15}|2[2-7]\d{14}|6\d{11,18}|[89]\d{15}")
 _ACCOUNT: Final = re.compile(rf"(?<![^\W_])[A-Z]{{2}}{_GAP}\d{{2}}(?:{_GAP}[A-Z0-9]){{11,30}}(?![^\W_])", re.IGNORECASE)
 _ANNOUNCED_ACCOUNT: Final = re.compile(
     rf"(?<![^\W_])IBAN\W{{0,3}}(?:is\s|ist\s|est\s|es\s)?(?P<private>[A-Z]{{2}}{_GAP}\d{{2}}(?:{_GAP}\d){{4,30}})",

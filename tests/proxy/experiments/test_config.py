@@ -119,6 +119,7 @@ def test_the_bundle_of_an_arm_can_be_one_of_drpo(tmp_path: Path, named: str) -> 
         ("tolerance = 0.01", "", '"tolerance" is missing'),
         ('model = "judge"', "model = 3", '"model" must be a string of one line'),
         ("share = 0.5", "share = ", "is not TOML"),
+        ("share = 0.5", "share = " + 5000 * "[", "is not TOML: it is nested too deeply"),
     ],
 )
 def test_invalid_file_is_refused_with_one_line(tmp_path: Path, old: str, new: str, message: str) -> None:
