@@ -10,6 +10,7 @@ import re
 import statistics
 import subprocess
 import sys
+import tomllib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
@@ -23,6 +24,8 @@ PACKAGES = ("index", "proxy", "optimizer")
 MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 LONGEST_FILE, LONGEST_TEST_FILE = 300, 400
+MAX_LAYERS = {"index": 8, "proxy": 7, "optimizer": 10}
+"""The maximum number of layers of each package, so that a reader can remember their order."""
 LONGEST_FUNCTION, MEDIAN_FUNCTION, P90_FUNCTION = 48, 5, 14
 MAX_MODULES, MAX_TEST_MODULES = 15, 20
 """The maximum number of modules in one folder of a package and of the tests. `__init__.py` does not count."""
@@ -47,7 +50,7 @@ OWNERS = {
     "httptools": {"proxy/backends/connection.py"},
     "os.spawnvp": {"optimizer/cli/editor.py"},
     "asyncio.create_subprocess_exec": {"proxy/backends/embedded/child_process.py", "proxy/server/supervisor.py"},
-    "socket": {"proxy/api/listeners.py", "proxy/server/sockets.py"},
+    "socket": {"proxy/api/listeners.py", "proxy/api/sockets.py"},
 }
 NOBODY = {
     "pickle",
@@ -133,6 +136,13 @@ def test_layers_import_only_from_lower_layers() -> None:
     command = [str(Path(sys.executable).with_name("lint-imports")), "--no-cache"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_no_package_has_too_many_layers() -> None:
+    contracts = tomllib.loads(_text(ROOT / "pyproject.toml"))["tool"]["importlinter"]["contracts"]
+    counts = {one["containers"][0]: len(one["layers"]) for one in contracts if "containers" in one}
+    assert counts.keys() == MAX_LAYERS.keys()
+    assert not {package: count for package, count in counts.items() if count > MAX_LAYERS[package]}
 
 
 def test_each_module_has_a_docstring() -> None:

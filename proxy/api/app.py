@@ -21,7 +21,8 @@ from proxy.api.admission import Admission, parse_json, read_body
 from proxy.api.endpoints import ENDPOINTS, FORMS, RELAYED, Endpoint
 from proxy.api.gateway import Gateway, ServingState
 from proxy.api.handlers import handle
-from proxy.api.http_server import error_response, json_response, request_id_of
+from proxy.api.http_server import HttpServer, error_response, json_response, request_id_of
+from proxy.api.listeners import Listener
 from proxy.api.openapi import openapi_document
 from proxy.api.wrong_paths import MODELS, UNKNOWN_PATH, explain_path
 from proxy.backends.backend import Backend, is_undecided, unlisted_model
@@ -104,6 +105,18 @@ def create_app(gateway: Gateway, cors_origins: Sequence[str] = ()) -> web.Applic
     app.router.add_get("/metrics", metrics_page)
     app.router.add_get("/openapi.json", openapi_page)
     return app
+
+
+@asynccontextmanager
+async def listening(gateway: Gateway, listener: Listener, settings: Settings) -> AsyncIterator[None]:
+    """Answer the requests that arrive at a socket until the block ends."""
+    runner = HttpServer(create_app(gateway, settings.api.cors_origin), settings.admission.read_timeout)
+    await runner.setup()
+    try:
+        await web.SockSite(runner, listener).start()
+        yield
+    finally:
+        await runner.cleanup()
 
 
 def _handler(endpoint: Endpoint) -> Handler:

@@ -4,7 +4,7 @@ A Gateway also finds the API key of a request, and the model, the variant and th
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from aiohttp import web
@@ -17,6 +17,7 @@ from proxy.backends.pool import Pool
 from proxy.core.errors import BackendNotReadyError, UnknownModelError
 from proxy.core.json_types import Json
 from proxy.core.metrics import Metrics
+from proxy.core.progress import ProgressCallback
 from proxy.core.tracing import Telemetry
 from proxy.experiments.assignment import ActiveExperiments, bundles_to_warm
 from proxy.experiments.mismatches import Server, find_mismatches
@@ -93,6 +94,19 @@ class Gateway:
     def bundles_to_warm(self) -> list[tuple[str, ServedBundle]]:
         """The bundles that are prepared in advance, with the ids of their models: current ones, then those of arms."""
         return [*self.bundles.items(), *bundles_to_warm(self.active_experiments)]
+
+    async def warm_up(self, bundles: Iterable[tuple[str, ServedBundle]], report: ProgressCallback) -> None:
+        """Count the tokens of each bundle and load its embedder in advance, so that the first request does not wait.
+
+        Args:
+            bundles: Pairs of a model's name and a bundle. If no backend lists the model, the pair is skipped.
+            report: Called with a line of text for each pair that is not skipped.
+        """
+        for name, served in bundles:
+            model = self.pool.models.get(name)
+            if model is not None:
+                report(f"Counting the bundle's tokens for {name}")
+                await self.injector.warm_up(served, model)
 
     def experiment_mismatches(self) -> dict[str, list[str]]:
         """For each active experiment, return the settings that have no effect on this server now."""

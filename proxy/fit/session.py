@@ -17,10 +17,12 @@ from rich.console import Console
 
 from index.bundle.shipped import DEFAULT_BUNDLE
 from index.counted import counted
-from proxy.api.app import open_gateway
+from proxy.api.app import listening, open_gateway
 from proxy.api.gateway import Gateway, ServingState
+from proxy.api.sockets import base_url, bind
 from proxy.backends.discovery import Model
 from proxy.backends.embedded.model_file import with_embedded_model
+from proxy.backends.opening import open_backends, wait_for_kinds
 from proxy.backends.pool import Pool
 from proxy.core.errors import StartupError
 from proxy.core.settings import (
@@ -47,11 +49,6 @@ from proxy.fit.report import FitResult
 from proxy.fit.run import Outcomes, ask_all
 from proxy.inference.injection.bundle_flags import parse_bundle_flag
 from proxy.inference.injection.model_bundles import ModelBundles, named_bundles
-from proxy.server.kinds import wait_for_kinds
-from proxy.server.lifecycle import open_backends
-from proxy.server.reload import warm_up
-from proxy.server.service import listening
-from proxy.server.sockets import base_url, bind
 
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
@@ -106,7 +103,7 @@ async def measure_fit(settings: Settings, options: FitOptions, messages: Console
         others = len(_baseline_argument(options))
         arms = make_arms(loaded[others:], options.baseline, loaded[0] if others else None)
         served = [(model.id, arm.served) for arm in arms.all if arm.served is not None]
-        await warm_up(gateway, served, lambda _: None)
+        await gateway.warm_up(served, lambda _: None)
         urls = {arm.name: await stack.enter_async_context(_serving(gateway, arm, model, settings)) for arm in arms.all}
         return await _ask(model, arms, urls, options, messages)
 

@@ -18,6 +18,7 @@ from proxy.backends.discovery import Model, kind_warning, listed_cards
 from proxy.backends.embedded.model_file import with_embedded_model
 from proxy.backends.fetcher import Fetcher
 from proxy.backends.load_balancing import RetryBudget
+from proxy.backends.opening import open_backends, waiting_line
 from proxy.core.errors import ProxyError
 from proxy.core.key_file import read_key
 from proxy.core.progress import ProgressCallback
@@ -30,8 +31,6 @@ from proxy.inference.injection.bundle_flags import flag_for_listed
 from proxy.inference.injection.model_bundles import load_bundles
 from proxy.inference.injection.room_report import describe_room, room_problem
 from proxy.inference.injection.served_bundles import foreign_bundle_note
-from proxy.server.kinds import waiting_line
-from proxy.server.lifecycle import open_backends
 from proxy.server.reload import read_keyring
 
 _KINDS_INTERVAL: Final = 1.0  # seconds between two checks

@@ -6,23 +6,22 @@ This module does not depend on the content of requests.
 import asyncio
 import signal
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Final
 
 from index.bundle.shipped import find_bundle
-from index.counted import counted
 from index.errors import DrpoError
 from proxy.api.admin import AddPage, Controls, Reload, Reloaded, administering
-from proxy.backends.backend import Backend
-from proxy.backends.embedded.child_process import EmbeddedModel, check_context
-from proxy.backends.embedded.model_file import open_model_file, with_embedded_model
-from proxy.core.errors import EmbeddedError
+from proxy.api.sockets import base_url, bind, bind_admin, hold_port
+from proxy.backends.embedded.child_process import check_context
+from proxy.backends.embedded.model_file import with_embedded_model
+from proxy.backends.opening import backend_key, open_backends
 from proxy.core.key_file import read_key
 from proxy.core.log import log_event
 from proxy.core.progress import ProgressCallback
-from proxy.core.settings import EMBEDDED, BackendSettings, Kind, Settings
+from proxy.core.settings import EMBEDDED, Settings
 from proxy.core.settings_reader import check_reachability
 from proxy.core.shared_state import LocalState
 from proxy.experiments.config import read_experiments
@@ -32,12 +31,10 @@ from proxy.inference.injection.bundle_flags import check_bundle_arguments, check
 from proxy.server.kinds import wait_for_models
 from proxy.server.reload import read_keyring, reload, reload_on_hangup
 from proxy.server.service import Status, drain, loading_bundles, serving, status
-from proxy.server.sockets import base_url, bind, bind_admin, hold_port
 from proxy.server.supervisor import Supervisor
 from proxy.ui.pages import add_page
 
 _ALLOCATION_INTERVAL: Final = 60.0  # seconds between two updates of the experiments' allocations
-_MAX_RESTART_DELAY: Final = 30.0  # seconds; the maximum delay before a restart of the embedded model
 
 Announce = Callable[[str, str | None, Status], None]
 """A function that is called once, as soon as the server accepts requests.
@@ -81,7 +78,7 @@ def _check_files(settings: Settings) -> None:
     if EMBEDDED in settings.backends.backend and not settings.backends.model_file:
         check_context(settings.backends.context)
     read_keyring(settings.api, LocalState())
-    _backend_key(settings.backends)
+    backend_key(settings.backends)
     experiments = settings.experiments
     for file in read_experiments(experiments.experiment):
         for arm in file.experiment.arms:
@@ -172,63 +169,6 @@ async def _update_allocations(dashboard: Dashboard) -> None:
                 log_event("allocation changed", experiment=decision.experiment, stopped=decision.stopped)
         except DrpoError as error:
             log_event("allocations cannot be updated", reason=str(error))
-
-
-@asynccontextmanager
-async def open_backends(settings: BackendSettings, report: ProgressCallback) -> AsyncIterator[list[Backend]]:
-    """Yield the backends that the settings name.
-
-    If the settings name the embedded model, the model is started before the block begins, restarted whenever it dies,
-    and stopped when the block ends.
-
-    Raises:
-        StartupError: The key for the backends cannot be read, or the embedded model does not start.
-    """
-    api_key = _backend_key(settings)
-    backends = [Backend(url, api_key) for url in settings.backend if url != EMBEDDED]
-    if EMBEDDED not in settings.backend:
-        yield backends
-        return
-    file = None
-    if settings.model_file:
-        file = await asyncio.to_thread(open_model_file, settings.model_file, settings.model_name, settings.context)
-        slots = counted(file.slots, "request")
-        report(f"{file.path.name} is served as {file.name}: {slots} of {file.context} tokens at once")
-    model = EmbeddedModel(context=settings.context, file=file)
-    kinds: dict[str, Kind] = {} if file and file.has_template else {model.name: "completion"}
-    try:
-        backend = Backend(await model.start(report), model.api_key, kinds, takes_client_keys=False)
-        supervision = asyncio.create_task(_restart_when_dead(model, backend), name="embedded model")
-        try:
-            yield [*backends, backend]
-        finally:
-            supervision.cancel()
-            await asyncio.gather(supervision, return_exceptions=True)
-    finally:
-        await model.stop()
-
-
-def _backend_key(settings: BackendSettings) -> str | None:
-    return read_key(settings.backend_api_key_file, "--backend-api-key-file")
-
-
-async def _restart_when_dead(model: EmbeddedModel, backend: Backend) -> None:
-    """Restart the embedded model whenever it dies or a restart has failed.
-
-    The delay before the first restart is one second. The delay before each further restart is twice the previous delay,
-    up to `_MAX_RESTART_DELAY`. The delay never becomes shorter again, however long the model has run since a restart.
-    """
-    delay = 1.0
-    while True:
-        await model.exited.wait()
-        backend.record_check("the embedded model died", answering=False)
-        log_event("embedded model died", restart_in_seconds=delay)
-        await asyncio.sleep(delay)
-        delay = min(2 * delay, _MAX_RESTART_DELAY)
-        with suppress(EmbeddedError):
-            backend.url = await model.start(lambda _: None)
-            backend.api_key = model.api_key
-            log_event("embedded model restarted", model=model.name)
 
 
 def _stop_signals() -> asyncio.Event:

@@ -8,7 +8,7 @@ the error is logged, and the old bundles, keys and experiments stay in use.
 import asyncio
 import signal
 import time
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,6 @@ from proxy.api.admin import Reload, Reloaded
 from proxy.api.auth import Keyring, read_keys
 from proxy.api.gateway import Gateway
 from proxy.core.log import log_event
-from proxy.core.progress import ProgressCallback
 from proxy.core.settings import ApiSettings, Settings
 from proxy.core.shared_state import SharedState
 from proxy.experiments.assignment import ActiveExperiments, bundles_to_warm, load_experiments
@@ -70,21 +69,6 @@ async def read_active_experiments(settings: Settings, serving: Sequence[ServedBu
     return await asyncio.to_thread(load_experiments, paths, allowed, serving)
 
 
-async def warm_up(gateway: Gateway, bundles: Iterable[tuple[str, ServedBundle]], report: ProgressCallback) -> None:
-    """Count the tokens of each bundle and load its embedder in advance, so that the first request does not wait.
-
-    Args:
-        gateway: The gateway of this process.
-        bundles: Pairs of a model's name and a bundle. If no backend lists the model, the pair is skipped.
-        report: Called with a line of text for each pair that is not skipped.
-    """
-    for name, served in bundles:
-        model = gateway.pool.models.get(name)
-        if model is not None:
-            report(f"Counting the bundle's tokens for {name}")
-            await gateway.injector.warm_up(served, model)
-
-
 async def load(settings: Settings, gateway: Gateway, shared: SharedState) -> Loaded:
     """Load the bundles, keys and experiments that the settings name, but do not serve them yet.
 
@@ -99,7 +83,7 @@ async def load(settings: Settings, gateway: Gateway, shared: SharedState) -> Loa
     bundles = await asyncio.to_thread(load_bundles, injection.bundle, injection.allow_embedder, serving)
     active = await read_active_experiments(settings, bundles.loaded)
     chosen = bundles.of(gateway.pool.models).bundles
-    await warm_up(gateway, [*chosen.items(), *bundles_to_warm(active)], lambda _: None)
+    await gateway.warm_up([*chosen.items(), *bundles_to_warm(active)], lambda _: None)
     return Loaded(bundles, keyring, active)
 
 

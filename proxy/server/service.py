@@ -13,12 +13,9 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Final
 
-from aiohttp import web
-
 from index.counted import counted
-from proxy.api.app import create_app, open_gateway
+from proxy.api.app import listening, open_gateway
 from proxy.api.gateway import Gateway, ServingState
-from proxy.api.http_server import HttpServer
 from proxy.api.listeners import Listener
 from proxy.backends.backend import Backend
 from proxy.backends.discovery import kind_warning
@@ -31,7 +28,7 @@ from proxy.inference.injection.model_bundles import ModelBundles, load_bundles
 from proxy.inference.injection.served_bundles import foreign_bundle_note
 from proxy.server.bundle_log import logging_choices
 from proxy.server.cache_warming import warming
-from proxy.server.reload import Loaded, read_active_experiments, read_keyring, serve_loaded, warm_up
+from proxy.server.reload import Loaded, read_active_experiments, read_keyring, serve_loaded
 
 _PROGRESS_DELAY: Final = 2.0  # seconds of waiting for the backends before the wait is reported
 _WAITING: Final = "Waiting for the backends. Answers to short questions show whether each model is a chat model"
@@ -109,7 +106,7 @@ async def serving(
         waiting.cancel()
         active = await read_active_experiments(settings, state.bundles.loaded)
         serve_loaded(gateway, Loaded(state.bundles, state.keyring, active))
-        await warm_up(gateway, gateway.bundles_to_warm, report)
+        await gateway.warm_up(gateway.bundles_to_warm, report)
         _release_memory()
         async with (
             listening(gateway, listener, settings),
@@ -117,18 +114,6 @@ async def serving(
             logging_choices(gateway, settings.backends, shared),
         ):
             yield gateway
-
-
-@asynccontextmanager
-async def listening(gateway: Gateway, listener: Listener, settings: Settings) -> AsyncIterator[None]:
-    """Answer the requests that arrive at a socket until the block ends."""
-    runner = HttpServer(create_app(gateway, settings.api.cors_origin), settings.admission.read_timeout)
-    await runner.setup()
-    try:
-        await web.SockSite(runner, listener).start()
-        yield
-    finally:
-        await runner.cleanup()
 
 
 def _release_memory() -> None:

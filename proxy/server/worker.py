@@ -28,6 +28,7 @@ import uvloop
 
 from index.errors import DrpoError
 from proxy.api.gateway import Gateway
+from proxy.api.sockets import join_port
 from proxy.backends.backend import Backend
 from proxy.core.log import log_lines
 from proxy.core.malloc import set_malloc_thresholds
@@ -37,7 +38,6 @@ from proxy.core.shared_state import MappedState
 from proxy.server.kinds import wait_for_models
 from proxy.server.reload import Loaded, load, log_mismatches, serve_loaded
 from proxy.server.service import drain, loading_bundles, serving, status
-from proxy.server.sockets import join_port
 from proxy.ui.worker_relay import answering_page
 
 

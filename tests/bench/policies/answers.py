@@ -30,12 +30,12 @@ from proxy.api.gateway import ServingState
 from proxy.backends.backend import Backend
 from proxy.backends.embedded.model_file import MODEL_NAME
 from proxy.backends.embedded.weights import GEMMA
+from proxy.backends.opening import open_backends
 from proxy.core.settings import InjectionSettings, Settings
 from proxy.core.shared_state import LocalState
 from proxy.inference.injection.model_bundles import named_bundles
 from proxy.inference.injection.retrieval_worker import BundleSearch
 from proxy.inference.injection.served_bundles import ServedBundle
-from proxy.server.lifecycle import open_backends
 from tests.bench.embedders import say
 from tests.bench.policies.answer_cache import AnswerCache, caching
 from tests.measurement import general_rows, sensitive_rows

@@ -16,8 +16,8 @@ import aiohttp
 
 from proxy.backends.embedded.model_file import MODEL_NAME
 from proxy.backends.embedded.weights import GEMMA
+from proxy.backends.opening import open_backends
 from proxy.core.settings import Settings
-from proxy.server.lifecycle import open_backends
 from tests.bench.embedders import say
 from tests.bench.policies.answer_cache import AnswerCache, caching
 from tests.bench.tastes.population import Ask

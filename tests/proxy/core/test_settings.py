@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 import pytest
 
+from proxy.api.sockets import bind
 from proxy.backends.backend import Backend
 from proxy.core.addresses import server_root
 from proxy.core.errors import StartupError
@@ -24,7 +25,6 @@ from proxy.core.settings import (
     variable,
 )
 from proxy.core.settings_reader import check_reachability, parse_settings
-from proxy.server.sockets import bind
 from tests.proxy.serving import make_settings
 
 
