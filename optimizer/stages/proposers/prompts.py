@@ -88,8 +88,8 @@ class EditProposer:
 
 def criterion_weights(failures: Sequence[Failure]) -> dict[str, float]:
     """Return the share of each criterion in the loss of all failures."""
-    losses: Counter[str] = Counter()
+    losses: dict[str, float] = {}
     for failure in failures:
-        losses[failure.criterion] += failure.loss  # type: ignore[assignment]  # a counter of floats
+        losses[failure.criterion] = losses.get(failure.criterion, 0.0) + failure.loss
     total = sum(losses.values())
     return {criterion: loss / total for criterion, loss in losses.items()} if total else {}
