@@ -20,7 +20,7 @@ class Rating:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class JudgeComparison:
     """The shadow judge's comparison of the answer that the user got with the answer of another arm.
 
     Attributes:
@@ -56,7 +56,7 @@ class Exchange:
     answer: str = field(repr=False)
     rating: Rating | None = None
     comments: tuple[str, ...] = field(default=(), repr=False)
-    verdict: Verdict | None = None
+    verdict: JudgeComparison | None = None
     knows_person: bool = True
 
     @property

@@ -77,14 +77,14 @@ def _comparison_table(name: str, comparisons: Sequence[Comparison], width: int, 
 
 
 def _cells_by_heading(one: Comparison) -> Mapping[str, str]:
-    p, told = one.p_anytime_adjusted, one.headline
+    p, headline = one.p_anytime_adjusted, one.headline
     return {
         "metric": f"{one.metric} *" if one.primary else one.metric,
-        "arm against control": (told.means if told else "") or _format_means(one),
-        "difference": told.short if told else "",
-        "at any time": (told.short_between if told else "") or "not yet",
+        "arm against control": (headline.means if headline else "") or _format_means(one),
+        "difference": headline.short if headline else "",
+        "at any time": (headline.short_between if headline else "") or "not yet",
         "p": "" if p is None else f"{p:.2g}",
-        "one look": told.short_one_look if told else "",
+        "one look": headline.short_one_look if headline else "",
         "units": f"{one.arm_mean.units:,} / {one.control_mean.units:,}",
     }
 

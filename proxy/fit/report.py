@@ -26,7 +26,7 @@ from proxy.fit.measures import (
     samples,
 )
 from proxy.fit.run import Outcomes, failures_by_reason
-from proxy.fit.verdict import Decision, Verdict, verdicts
+from proxy.fit.verdict import Decision, FitVerdict, verdicts
 
 _MAX_NAMED: Final = 6  # questions that a line about failures names
 _COLOURS: Final[Mapping[Decision, str]] = {Decision.HELPS: "green", Decision.HARMS: "red"}
@@ -60,7 +60,7 @@ class FitResult:
     signal: int | None
 
     @property
-    def verdicts(self) -> tuple[Verdict, ...]:
+    def verdicts(self) -> tuple[FitVerdict, ...]:
         """The verdict about each bundle."""
         return verdicts(self.outcomes, self.arms, self.model)
 
@@ -196,7 +196,7 @@ def _interval_json(interval: Interval) -> dict[str, float | None]:
     return {name: value if isfinite(value) else None for name, value in asdict(interval).items()}
 
 
-def _verdict_json(verdict: Verdict) -> Mapping[str, Any]:
+def _verdict_json(verdict: FitVerdict) -> Mapping[str, Any]:
     shares = [
         {
             "key": one.key,

@@ -79,7 +79,7 @@ class Comparison:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class FitVerdict:
     """The decision about one bundle.
 
     Attributes:
@@ -97,13 +97,13 @@ class Verdict:
     comparisons: tuple[Comparison, ...]
 
 
-def verdicts(outcomes: Outcomes, arms: Arms, model: str) -> tuple[Verdict, ...]:
+def verdicts(outcomes: Outcomes, arms: Arms, model: str) -> tuple[FitVerdict, ...]:
     """Return the verdict about each bundle of a run."""
     level = 1 - _ERROR_RATE / (3 * len(arms.candidates))
     return tuple(_verdict(outcomes, arms, arm, model, level) for arm in arms.candidates)
 
 
-def _verdict(outcomes: Outcomes, arms: Arms, arm: Arm, model: str, level: float) -> Verdict:
+def _verdict(outcomes: Outcomes, arms: Arms, arm: Arm, model: str, level: float) -> FitVerdict:
     baseline = samples(outcomes, arms.baseline)
     candidate = samples(outcomes, arm)
     quality = tuple(
@@ -114,7 +114,7 @@ def _verdict(outcomes: Outcomes, arms: Arms, arm: Arm, model: str, level: float)
     answered = _compared(_ANSWERED, list(_answered_pairs(outcomes, arms.baseline, arm)), level)
     decision = decide(quality, answered, baseline_is_bundle=arms.baseline_is_bundle)
     sentence = _sentence(decision, (*quality, answered), arm.name, arms.baseline.name, model)
-    return Verdict(arm.name, arms.baseline.name, decision, sentence, (*quality, answered))
+    return FitVerdict(arm.name, arms.baseline.name, decision, sentence, (*quality, answered))
 
 
 def decide(quality: Sequence[Comparison], answered: Comparison, *, baseline_is_bundle: bool) -> Decision:

@@ -12,7 +12,7 @@ from operator import itemgetter
 from typing import Any, Final
 
 from optimizer.core.errors import DataError
-from optimizer.harvest.exchange import Exchange, Rating, Verdict
+from optimizer.harvest.exchange import Exchange, JudgeComparison, Rating
 from optimizer.harvest.store.bodies import reply_text, request_turns
 from optimizer.harvest.store.session import ReadSession
 
@@ -179,14 +179,14 @@ class _Found:
 
     asked: str | None = None
     answered: str | None = None
-    verdict: Verdict | None = None
+    verdict: JudgeComparison | None = None
 
     def add(self, row: Sequence[Any]) -> None:
         """Add what a row contains and the earlier rows did not."""
         if self.asked is None:
             self.asked, self.answered = row[6], row[7]
         if self.verdict is None and isinstance(row[8], int | float):
-            self.verdict = Verdict(row[8], row[9])
+            self.verdict = JudgeComparison(row[8], row[9])
 
 
 _Given = dict[tuple[str, float], tuple[Any, str | None]]

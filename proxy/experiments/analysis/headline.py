@@ -33,10 +33,10 @@ def headline_of(one: Comparison) -> Headline | None:
         return _difference_headline(one, one.difference)
     intervals = (one.lift_anytime, one.lift_fixed)
     if scale == "percent":
-        told = _Told(scale, "%", "%", 100 * (one.lift or 0.0), *(_mapped(each, 0, 100) for each in intervals))
-        return _headline(one, told, _difference_words(told))
-    told = _Told(scale, "times", "times", 1 + (one.lift or 0.0), *(_mapped(each, 1, 1) for each in intervals))
-    return _headline(one, told, _times_words(told, _AMOUNTS.get(one.unit, "as much")))
+        numbers = _Numbers(scale, "%", "%", 100 * (one.lift or 0.0), *(_mapped(each, 0, 100) for each in intervals))
+        return _headline(one, numbers, _difference_words(numbers))
+    numbers = _Numbers(scale, "times", "times", 1 + (one.lift or 0.0), *(_mapped(each, 1, 1) for each in intervals))
+    return _headline(one, numbers, _times_words(numbers, _AMOUNTS.get(one.unit, "as much")))
 
 
 def with_words(one: GuardrailResult) -> GuardrailResult:
@@ -62,7 +62,7 @@ def _guardrail_exponent(one: GuardrailResult) -> int:
     return exponent_for(width, max(abs(worse_by), abs(least or 0.0)))
 
 
-class _Told(NamedTuple):
+class _Numbers(NamedTuple):
     """The numbers of a headline before they are rounded.
 
     Attributes:
@@ -117,11 +117,11 @@ def _mapped(interval: Interval | None, offset: float, factor: float) -> Interval
 
 def _difference_headline(one: Comparison, difference: float) -> Headline:
     if one.unit != "share":
-        told = _Told("difference", one.unit, one.unit, difference, one.anytime, one.fixed)
+        numbers = _Numbers("difference", one.unit, one.unit, difference, one.anytime, one.fixed)
     else:
         intervals = (_possible_points(each) for each in (one.anytime, one.fixed))
-        told = _Told("difference", "percentage points", "points", 100 * difference, *intervals)
-    return _headline(one, told, _difference_words(told))
+        numbers = _Numbers("difference", "percentage points", "points", 100 * difference, *intervals)
+    return _headline(one, numbers, _difference_words(numbers))
 
 
 def _possible_points(interval: Interval | None) -> Interval | None:
@@ -139,23 +139,23 @@ class _Words(NamedTuple):
     short_one_look: str
 
 
-def _headline(one: Comparison, told: _Told, words: _Words) -> Headline:
+def _headline(one: Comparison, numbers: _Numbers, words: _Words) -> Headline:
     """Build a headline: its numbers are rounded by the width of their interval."""
-    estimate, (low, high) = rounded(told.estimate, told.exponent), told.rounded_interval()
-    return Headline(told.scale, told.unit, estimate, low, high, _means(one, told.scale), *words)
+    estimate, (low, high) = rounded(numbers.estimate, numbers.exponent), numbers.rounded_interval()
+    return Headline(numbers.scale, numbers.unit, estimate, low, high, _means(one, numbers.scale), *words)
 
 
-def _difference_words(told: _Told) -> _Words:
+def _difference_words(numbers: _Numbers) -> _Words:
     """Return the texts for a difference, which is 0 if the means are equal."""
-    exponent = told.exponent
+    exponent = numbers.exponent
     between, one_look = (
-        _with_unit(_signed_range(each, exponent), told.short_unit) if each else ""
-        for each in (told.anytime, told.fixed)
+        _with_unit(_signed_range(each, exponent), numbers.short_unit) if each else ""
+        for each in (numbers.anytime, numbers.fixed)
     )
     return _Words(
-        words=_directed(told.estimate, exponent, told.unit),
-        words_between=_words_between(told.anytime, exponent, told.unit) if told.anytime else "",
-        short=_with_unit(_signed(told.estimate, exponent), told.short_unit),
+        words=_directed(numbers.estimate, exponent, numbers.unit),
+        words_between=_words_between(numbers.anytime, exponent, numbers.unit) if numbers.anytime else "",
+        short=_with_unit(_signed(numbers.estimate, exponent), numbers.short_unit),
         short_between=between,
         short_one_look=one_look,
     )
@@ -194,20 +194,20 @@ def _signed_range(interval: Interval, exponent: int) -> str:
     return f"{_signed(interval.low, exponent)} to {_signed(interval.high, exponent)}"
 
 
-def _times_words(told: _Told, amount: str) -> _Words:
+def _times_words(numbers: _Numbers, amount: str) -> _Words:
     """Return the texts for a ratio of the means, which is 1 if they are equal.
 
     `amount` is the text after the ratio, such as "as long" in "2.5 times as long".
     """
-    exponent = told.exponent
+    exponent = numbers.exponent
     between, one_look = (
         [written(each.low, exponent), written(each.high, exponent)] if each else []
-        for each in (told.anytime, told.fixed)
+        for each in (numbers.anytime, numbers.fixed)
     )
     return _Words(
-        words=f"about {_multiple(told.estimate, amount)}",
+        words=f"about {_multiple(numbers.estimate, amount)}",
         words_between=f"between {' and '.join(between)} times {amount}" if between else "",
-        short=f"{written(told.estimate, exponent)} times",
+        short=f"{written(numbers.estimate, exponent)} times",
         short_between=f"{' to '.join(between)} times" if between else "",
         short_one_look=f"{' to '.join(one_look)} times" if one_look else "",
     )

@@ -148,11 +148,15 @@ def _early_sentence(primary: Sequence[Comparison], burn_in: int) -> str:
 
 def _difference_clause(one: Comparison) -> str:
     """Return the means, the difference and its interval in words, for the end of a sentence."""
-    told = one.headline
-    if told is None:
+    headline = one.headline
+    if headline is None:
         return f"the difference in {one.metric} is unknown"
-    subject = f"{one.metric} is {told.means}, which is {told.words}" if told.means else f"{one.metric} is {told.words}"
-    return f"{subject} ({told.words_between}, however often you look)" if told.words_between else subject
+    subject = (
+        f"{one.metric} is {headline.means}, which is {headline.words}"
+        if headline.means
+        else f"{one.metric} is {headline.words}"
+    )
+    return f"{subject} ({headline.words_between}, however often you look)" if headline.words_between else subject
 
 
 def _alike_sentence(one: Comparison) -> str:
