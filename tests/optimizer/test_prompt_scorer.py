@@ -1,6 +1,7 @@
 """Tests that another optimizer's prompts are scored as a run scores them, and that nothing is asked twice."""
 
 import asyncio
+import gc
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from index.bundle.bundle import read_bundle
-from optimizer.core.errors import BudgetSpentError
+from optimizer.core.errors import BudgetSpentError, RefusedRequestError
 from optimizer.core.journal import read_journal
 from optimizer.prompt_scorer import ScoredAnswer, open_prompt_scorer
 from tests.optimizer.scripted_models import PROMPT, open_scripted_models, run_config, write_run
@@ -83,3 +84,19 @@ async def test_written_bundle_is_the_start_with_another_prompt(tmp_path: Path) -
     assert (kind.prompt, same.prompt) == ("Be kind.", PROMPT)
     assert kind.examples == same.examples == start.examples
     assert kind.manifest.retrieval == start.manifest.retrieval
+
+
+def refused_scores(run_file: Path, folder: Path) -> None:
+    with open_prompt_scorer(run_file, folder) as scorer:
+        for prompt in ("Be kind.", "Be brief."):
+            with pytest.raises(RefusedRequestError, match="402"):
+                scorer.score([(prompt, row) for row in scorer.rows[:4]])
+    gc.collect()
+
+
+async def test_refused_calls_print_no_stack_trace(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The first refusal cancels the callers of the other calls, so nobody waits for the errors of these calls."""
+    async with open_scripted_models(fault=lambda _body: (402, b'{"error": {"message": "spent"}}')) as (_, base_url):
+        run_file = write_run(tmp_path, base_url, budget={"calls": 1000})
+        await asyncio.to_thread(refused_scores, run_file, tmp_path / "scorer")
+    assert not [record for record in caplog.records if record.name == "asyncio"]
